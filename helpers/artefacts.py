@@ -1,0 +1,52 @@
+"""Finished stages kept on another disk (a Drive folder, say) and brought back into a fresh session."""
+
+import shutil
+from pathlib import Path
+
+from helpers import files, receipts
+from helpers.paths import ROOT, Folders, relative
+from helpers.settings import Settings
+from helpers.stages import STAGES, Stage
+
+
+def keep(stage: Stage, settings: Settings, folders: Folders) -> None:
+    """Copy a finished stage's outputs, then its receipt, to ARTEFACTS_DIR; nothing if that is unset."""
+    if settings.ARTEFACTS_DIR is None:
+        return
+    receipt = receipts.read(stage, folders)
+    for name in receipt["outputs"]:
+        copy(ROOT / name, settings.ARTEFACTS_DIR / name)
+    receipt_path = stage.receipt(folders)
+    copy(receipt_path, settings.ARTEFACTS_DIR / relative(receipt_path))
+
+
+def restore(settings: Settings, folders: Folders) -> list[str]:
+    """Bring back every stage kept in ARTEFACTS_DIR that this machine lacks; the names of those restored.
+
+    A kept file whose bytes no longer match its receipt is left where it is, and its stage runs again.
+    """
+    if settings.ARTEFACTS_DIR is None:
+        return []
+    restored = []
+    for stage in STAGES:
+        receipt_path = stage.receipt(folders)
+        kept_receipt = settings.ARTEFACTS_DIR / relative(receipt_path)
+        if receipt_path.exists() or not kept_receipt.exists():
+            continue
+        outputs = files.read_json(kept_receipt)["outputs"]
+        kept = {name: settings.ARTEFACTS_DIR / name for name in outputs}
+        if all(path.exists() and files.sha256(path) == outputs[name] for name, path in kept.items()):
+            for name, path in kept.items():
+                copy(path, ROOT / name)
+            copy(kept_receipt, receipt_path)
+            restored.append(stage.name)
+    return restored
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file so that the target is complete or absent; one that is already the same is left alone."""
+    if target.exists() and files.sha256(target) == files.sha256(source):
+        return
+    files.require_space(target.parent, source.stat().st_size, f"copying {target.name}")
+    with files.writing(target) as temporary:
+        shutil.copyfile(source, temporary)

@@ -1,0 +1,197 @@
+"""Files that are complete or absent: atomic writes, append-only logs, hashes."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from helpers.errors import CourseError
+from helpers.paths import relative
+
+TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def disk_full_is_clear(path: Path) -> Iterator[None]:
+    """Turn "no space left" into an error that names `path` and the space that is left.
+
+    Raises CourseError for ENOSPC and EDQUOT, also where a library wrapped them in its own exception.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if isinstance(error, CourseError) or not full:
+            raise
+        free = shutil.disk_usage(existing_parent(path)).free
+        raise CourseError(
+            f"the disk is full: {relative(path)} could not be written ({free / 2**20:.0f} MiB are free)",
+            "free some space and run the same command again; everything that was finished is kept",
+        ) from error
+
+
+def existing_parent(path: Path) -> Path:
+    """`path` or the nearest folder above it that exists."""
+    path = Path(path).absolute()
+    return next(p for p in [path, *path.parents] if p.exists())
+
+
+def require_space(path: Path, needed: int, purpose: str) -> None:
+    """Refuse before writing `needed` bytes below `path` if they would not fit.
+
+    Raises CourseError naming the folder, what is needed and what is free.
+    """
+    free = shutil.disk_usage(existing_parent(path)).free
+    if free < needed:
+        raise CourseError(
+            f"{purpose} needs {needed / 2**20:.0f} MiB in {relative(path)}, and {free / 2**20:.0f} MiB are free",
+            "free some space and run the same command again; everything that was finished is kept",
+        )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes `path`, fsynced, when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        with disk_full_is_clear(path):
+            yield temporary
+            sync(temporary)
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place, fsynced, when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+    try:
+        with disk_full_is_clear(path):
+            yield temporary
+            for file in sorted(temporary.rglob("*")):
+                sync(file)
+            temporary.chmod(0o755)
+            replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; a folder that stood there is removed only once the new one is in place."""
+    old = path.with_name(f"{TEMPORARY}old-{path.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(new, path)
+    sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written directly in `folder`."""
+    for leftover in Path(folder).glob(f"{TEMPORARY}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` as JSON with keys in the order given, two-space indent and a final newline."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path) -> object:
+    """The JSON value in `path`.
+
+    Raises CourseError naming the file and the place where it stops being JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CourseError(
+            f"{relative(path)} does not exist", "check the name, or run the stage that makes it"
+        ) from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CourseError(
+            f"{relative(path)} is not JSON: {error}", "mend the file, or run its stage again"
+        ) from error
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """One JSON object a line."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """Add rows at the end of an append-only file, on disk when this returns."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_full_is_clear(path), path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a killed writer left half a line: close it, the reader drops it
+                file.write(b"\n")
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """The rows of a JSON Lines file; [] if there is none. A line torn by a kill is left out."""
+    path = Path(path)
+    rows = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of one file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(value: object) -> str:
+    """Hex digest of a JSON-able value, keys sorted."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def fingerprints(path: Path) -> dict[str, str]:
+    """{relative name: sha256} of `path`, or of every file below it; {} if it does not exist."""
+    path = Path(path)
+    if path.is_file():
+        return {relative(path): sha256(path)}
+    return {relative(file): sha256(file) for file in sorted(path.rglob("*")) if file.is_file()}

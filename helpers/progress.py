@@ -1,0 +1,63 @@
+"""What a stage is doing right now: a line in the notebook, and a file the runner's table reads."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from IPython.display import DisplayHandle, Markdown
+
+FILE_VARIABLE = "COURSE_PROGRESS_FILE"
+
+
+def report(doing: str, done: float = 0, total: float = 0) -> None:
+    """Tell the runner, if one is listening, what is being done and how far it has come."""
+    if name := os.environ.get(FILE_VARIABLE):
+        path = Path(name)
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps({"doing": doing, "done": done, "total": total, "at": time.time()}))
+        temporary.replace(path)
+
+
+class Line:
+    """One line of a notebook's output that is rewritten in place, at most twice a second."""
+
+    def __init__(self) -> None:
+        self.handle = DisplayHandle()
+        self.started = self.shown = 0.0
+
+    def show(self, doing: str, done: float, total: float, note: str = "") -> None:
+        """Redraw: what, a bar, done of total, elapsed and remaining time, and `note`."""
+        now = time.monotonic()
+        self.started = self.started or now
+        if done < total and now - self.shown < 0.5:
+            return
+        share = done / total if total else 1.0
+        elapsed = now - self.started
+        left = f", {clock(elapsed / share - elapsed)} left" if 0 < share < 1 else ""
+        bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
+        line = Markdown(f"{doing} `{bar}` {done:,.0f} of {total:,.0f} · {clock(elapsed)}{left} {note}".rstrip())
+        if self.shown:
+            self.handle.update(line)
+        else:
+            self.handle.display(line)
+        self.shown = now
+        report(doing, done, total)
+
+
+def track(items: Iterable, doing: str, total: int | None = None) -> Iterator:
+    """Yield `items`, showing how many are done."""
+    items = items if total is not None else list(items)
+    total = total if total is not None else len(items)
+    line = Line()
+    line.show(doing, 0, total)
+    for done, item in enumerate(items, 1):
+        yield item
+        line.show(doing, done, total)
+
+
+def clock(seconds: float) -> str:
+    """75 → "1:15"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

@@ -1,0 +1,116 @@
+"""The first and the last call of every notebook: `begin` and `finish`."""
+
+import os
+import time
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+import pandas as pd
+from IPython import get_ipython
+from IPython.display import Markdown, display
+
+from helpers import artefacts, receipts, settings
+from helpers.errors import CourseError
+from helpers.hardware import memory_peak
+from helpers.paths import Folders, relative
+from helpers.progress import report
+from helpers.stages import AMBIENT, STAGES, Stage, artefact, stage_of
+
+
+class Session:
+    """An open stage: its settings (only those in its parameters cell), its folders, and its receipt."""
+
+    def __init__(self, stage: Stage, resolved: settings.Settings, origins: Mapping[str, str]):
+        self.stage, self.resolved, self.origins = stage, resolved, origins
+        self.folders = Folders(resolved.RUN)
+        self.knobs = stage.knobs()
+        self.settings = SimpleNamespace(**{name: getattr(resolved, name) for name in (*self.knobs, *AMBIENT)})
+        self.started = time.monotonic()
+        self.failed_commands: list[str] = []
+
+    def table(self) -> pd.DataFrame:
+        """Every knob of this stage: value, where it came from, what it does."""
+        rows = [
+            (
+                name,
+                settings.shown(self.resolved, name),
+                self.origins[name],
+                settings.Settings.model_fields[name].description,
+            )
+            for name in self.knobs
+        ]
+        return pd.DataFrame(rows, columns=["setting", "value", "from", "what it does"]).set_index("setting")
+
+    def finish(self, status: str = "done", reason: str = "", **facts: object) -> None:
+        """Check that nothing failed silently, write the receipt and say what was left behind.
+
+        Raises CourseError if a shell command of this notebook failed or an output is missing.
+        """
+        if self.failed_commands:
+            raise CourseError(
+                f"a shell command of this notebook failed: {'; '.join(self.failed_commands)}",
+                "mend it and run the notebook again",
+            )
+        outputs = [artefact(name, self.resolved, self.folders) for name in self.stage.outputs]
+        missing = [relative(path) for path in outputs if not path.exists()]
+        if missing and status == "done":
+            raise CourseError(f"{missing[0]} was not written", "run every cell of this notebook, in order")
+        receipt = receipts.write(
+            self.stage,
+            self.resolved,
+            self.folders,
+            seconds=time.monotonic() - self.started,
+            status=status,
+            reason=reason,
+            peak_memory=memory_peak(),
+            **facts,
+        )
+        artefacts.keep(self.stage, self.resolved, self.folders)
+        report("finished")
+        left = "\n".join(f"- `{name}`" for name in receipt["outputs"]) or "- nothing"
+        display(Markdown(f"**{status}** in {receipt['seconds']:.0f} s. Left behind:\n\n{left}"))
+
+
+def begin(name: str, cell_names: Mapping[str, object]) -> Session:
+    """Open a stage from its notebook: `begin("3_download_papers", globals())`.
+
+    Raises CourseError for an unknown or wrong setting, and where a stage this one needs is not done.
+    """
+    stage = stage_of(name)
+    parameters = {n: v for n, v in cell_names.items() if n.isupper() and not n.startswith("_")}
+    command_line = os.environ.get("COURSE_COMMAND_LINE", "").split()
+    resolved, origins = settings.load(parameters, command_line=command_line)
+    folders = Folders(resolved.RUN)
+    folders.reports.mkdir(parents=True, exist_ok=True)
+    artefacts.restore(resolved, folders)
+    require_needs(stage, folders)
+    session = Session(stage, resolved, origins)
+    watch_commands(session)
+    report("started")
+    return session
+
+
+def require_needs(stage: Stage, folders: Folders) -> None:
+    """Refuse to go on where a stage this one builds on has not finished, or its output was damaged since."""
+    for needed in (s for s in STAGES if s.number in stage.needs):
+        receipt = receipts.read(needed, folders)
+        found = receipts.outputs_intact(receipt) if receipt else receipts.State(False, "it has not finished")
+        if not found.done:
+            run = f" RUN={folders.run}" if folders.run else ""
+            raise CourseError(
+                f"{stage.name} needs {needed.name}: {found.why}",
+                f"open notebooks/{needed.name}.ipynb and run it, or: make pipeline STAGES={needed.number}{run}",
+            )
+
+
+def watch_commands(session: Session) -> None:
+    """Remember every `!command` or `%pip` that fails, which neither Jupyter nor papermill does."""
+    shell = get_ipython()
+    if shell is None:
+        return
+
+    def note(result: object) -> None:
+        if shell.user_ns.pop("_exit_code", 0):
+            session.failed_commands.append(result.info.raw_cell.strip().splitlines()[0])
+
+    shell.events.register("post_run_cell", note)
