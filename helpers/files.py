@@ -101,6 +101,15 @@ def replace_folder(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Delete a folder if it is there, under a temporary name first so that no half of it can be mistaken."""
+    if Path(path).exists():
+        doomed = Path(path).with_name(f"{TEMPORARY}gone-{Path(path).name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.replace(path, doomed)
+        shutil.rmtree(doomed)
+
+
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half-written directly in `folder`."""
     for leftover in Path(folder).glob(f"{TEMPORARY}*"):

@@ -61,8 +61,17 @@ class Folders:
     def scores(self) -> Path:
         return self.reports / "scores.json"
 
+    @property
+    def index(self) -> Path:
+        return self.reports / "index.html"
+
+    @property
+    def notes(self) -> Path:
+        """Answers and measurements of a stage in progress, appended as they come."""
+        return self.reports / ".notes"
+
     def results(self, which: str) -> Path:
-        """The answers of one model, in the seed's format; `which` is base, qlora or full."""
+        """The answers of one model, in the seed's format: base (4-bit), qlora, full, base_bf16."""
         return self.reports / f"results_{'baseline' if which == 'base' else which}.json"
 
     @property

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, AnyHttpUrl, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from helpers.errors import CourseError
@@ -26,6 +34,9 @@ Profile = Literal["auto", "smoke", "cpu", "t4", "gpu24", "gpu80"]
 Url = Annotated[str, AfterValidator(lambda url: str(AnyHttpUrl(url)).rstrip("/"))]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+FromRoot = Annotated[  # a relative path is relative to the repository, wherever the process stands
+    Path, AfterValidator(lambda path: ROOT / path.expanduser()), PlainSerializer(relative, when_used="json")
+]
 RunName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$", max_length=40)]
 RESERVED_RUNS = ("base", "raw", "benchmark", "topics", "sample", "receipts", "items", "cards", "recorded")
 
@@ -46,7 +57,7 @@ class Settings(BaseSettings):
         "", description="a name for this run's own folders; unset writes to the plain ones"
     )
     ENV_FILE: str = Field(".env", description="settings file, relative to the repository; empty reads none")
-    ARTEFACTS_DIR: Path | None = Field(
+    ARTEFACTS_DIR: FromRoot | None = Field(
         None, description="a folder (on Drive, say) that finished stages are copied to and restored from"
     )
 
@@ -61,7 +72,7 @@ class Settings(BaseSettings):
         "auto", description="attention implementation; auto lets transformers choose"
     )
 
-    QUESTIONS_FILE: Path | None = Field(None, description="your own questions, JSON or CSV")
+    QUESTIONS_FILE: FromRoot | None = Field(None, description="your own questions, JSON or CSV")
     MAX_NEW_TOKENS: Annotated[int, Field(ge=1, le=32768)] = Field(160, description="longest answer, in tokens")
 
     TOPIC: Annotated[str, StringConstraints(min_length=1)] = Field(
@@ -70,16 +81,16 @@ class Settings(BaseSettings):
     PAPERS_SOURCE: Literal["auto", "online", "archive", "sample"] = Field(
         "auto", description="auto asks PubMed and arXiv, and reads the archive where PubMed is out of reach"
     )
-    PAPERS_ARCHIVE: Path | None = Field(
+    PAPERS_ARCHIVE: FromRoot | None = Field(
         None, description="PubMed XML for the archive route: a file or a folder, .gz or plain"
     )
     PAPERS_QUERY: str | None = Field(None, description="a PubMed query in place of the topic's")
-    PAPERS_IDS: Path | None = Field(None, description="a file of PMIDs, one a line, in place of a query")
+    PAPERS_IDS: FromRoot | None = Field(None, description="a file of PMIDs, one a line, in place of a query")
     MAX_PAPERS: Annotated[int, Field(ge=10)] = Field(300, description="most papers kept after screening")
     ROWS_PER_PAPER: Annotated[int, Field(ge=1, le=50)] = Field(
         6, description="most training rows made from one paper"
     )
-    TRAINING_DATA: Path | None = Field(None, description="your own training rows in place of stage 3's")
+    TRAINING_DATA: FromRoot | None = Field(None, description="your own training rows in place of stage 3's")
 
     MAX_SEQ_LENGTH: Annotated[int, Field(ge=64, le=131072)] = Field(
         512, description="longest training row, in tokens; longer ones are cut"
@@ -251,6 +262,8 @@ def shown(settings: Settings, name: str) -> str:
     value = getattr(settings, name)
     if name in SECRETS:
         return "set" if value else "not set"
+    if isinstance(value, Path):
+        return relative(value)
     return "" if value is None else str(value)
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from helpers.errors import CourseError
-from helpers.paths import BENCHMARK, NOTEBOOKS, TOPICS, Folders, base_model
+from helpers.paths import BENCHMARK, NOTEBOOKS, ROOT, TOPICS, Folders, base_model
 from helpers.settings import Settings, check_names
 
 AMBIENT = (
@@ -95,7 +95,7 @@ STAGES = (
         "Ask the fully tuned model",
         (1, 3, 6),
         ("base", "questions", "held_out", "full_model"),
-        ("results_full", "items_full", "items_base_bf16"),
+        ("results_full", "results_base_bf16", "items_full", "items_base_bf16"),
     ),
     Stage(
         8,
@@ -107,13 +107,14 @@ STAGES = (
             "results_base",
             "results_qlora",
             "results_full",
+            "results_base_bf16",
             "items_qlora",
             "items_base_4bit",
             "items_full",
             "items_base_bf16",
             "papers",
         ),
-        ("scores",),
+        ("scores", "index"),
     ),
 )
 
@@ -149,7 +150,7 @@ def artefact(name: str, settings: Settings, folders: Folders) -> Path | None:
 
 def topic_file(topic: str) -> Path:
     """A topic's file: a path, or a name in data/topics."""
-    return Path(topic) if topic.endswith(".json") else TOPICS / f"{topic}.json"
+    return ROOT / topic if topic.endswith(".json") else TOPICS / f"{topic}.json"
 
 
 @cache

@@ -1,0 +1,75 @@
+# make pipeline · make test · make lab. Any setting may be given on the line: make pipeline PROFILE=cpu RUN=mine
+# PYTHON=python takes the active interpreter (conda, Colab) instead of making .venv.
+
+.DEFAULT_GOAL := help
+.PHONY: help pipeline test lab lock always check
+
+ifdef PYTHON
+INSTALLED := check
+else
+PYTHON := .venv/bin/python
+INSTALLED := .venv/stamp
+endif
+
+# the NAME=value words of the command line, each as it was typed and quoted for the shell
+NAMES = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+GIVEN = $(foreach name,$(filter-out PYTHON,$(NAMES)),'$(subst ','\'',$(name)=$(value $(name)))')
+
+help: ## this list
+	@echo 'make TARGET [NAME=value ...]   names are in .env.example; also STAGES=3-5, FORCE=4 and PYTHON=python'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+pipeline: $(INSTALLED) ## run every notebook that is not done; then open reports/index.html
+	@$(PYTHON) -m helpers.runner $(GIVEN)
+
+test: $(INSTALLED) ## lint, unit tests, all eight notebooks in profile smoke, the README's code
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m pytest tests
+	rm -rf data/smoke models/smoke reports/smoke
+	PYTHONPATH=tests $(PYTHON) -m pytest -p smoke --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+	PYTHONPATH=tests $(PYTHON) -m pytest -p smoke -m after_notebooks tests
+
+lab: $(INSTALLED) ## open the notebooks in JupyterLab
+	@$(PYTHON) -m jupyterlab notebooks
+
+lock: ## pin the newest packages that pyproject.toml allows in requirements.lock
+	@$(FIND_PYTHON) && $(WRITE_LOCK)
+
+check:
+	@$(PYTHON) -m helpers.dependencies check $(if $(filter test,$(MAKECMDGOALS)),dev)
+
+# The stamp is the lock that was installed, written last: an install that was interrupted is made good.
+.venv/stamp: always
+	@{ [ -x .venv/bin/python ] && cmp -s requirements.lock $@; } || { $(FIND_PYTHON) && $(INSTALL); }
+
+FITS = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+define FIND_PYTHON
+for python in python3.11 python3.12 python3.13 python3 python none; do \
+  $$python -c '$(FITS)' 2>/dev/null && break; \
+done; \
+if [ $$python = none ]; then \
+  echo 'There is no Python 3.11, 3.12 or 3.13 with its venv module here.' >&2; \
+  echo '→ Debian, Ubuntu: apt install python3-venv; macOS: brew install python@3.12; or an environment of your' >&2; \
+  echo '  own: conda env create -f environment.yml, activate it, and make PYTHON=python' >&2; \
+  exit 1; \
+fi
+endef
+
+define INSTALL
+echo "installing the packages into .venv, once: 2 GB (6 GB on Linux with CUDA), 2 to 15 minutes"; \
+{ .venv/bin/python -c '$(FITS)' 2>/dev/null || $$python -m venv --clear .venv; } && \
+.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock && \
+cp requirements.lock .venv/stamp
+endef
+
+# torch 2.13.0 is the one that was tested; the CUDA packages it brings differ by platform, and it pins them itself
+define WRITE_LOCK
+rm -rf .tmp-lock && $$python -m venv .tmp-lock && \
+$$python -m helpers.dependencies list dev > .tmp-lock/wanted && \
+.tmp-lock/bin/python -m pip install -qq --disable-pip-version-check -r .tmp-lock/wanted torch==2.13.0 && \
+{ echo '# Every package that make installs into .venv. Made from pyproject.toml by make lock.'; \
+  .tmp-lock/bin/python -m pip freeze | grep -vE '^(nvidia|cuda|triton)' | sed -E 's/[+].*//'; } > .tmp-lock/new && \
+cp .tmp-lock/new requirements.lock && rm -rf .tmp-lock && grep -c == requirements.lock
+endef

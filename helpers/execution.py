@@ -1,0 +1,158 @@
+"""One notebook, executed by papermill into a report; what papermill overlooks counts as a fault too."""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.files import TEMPORARY, disk_full_is_clear, write_text
+from helpers.paths import NOTEBOOKS, ROOT
+
+CELL_TIMEOUT = "COURSE_CELL_TIMEOUT"  # seconds; for tests, a training cell may take a day
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why an execution does not count: the cell it stopped in ("" if none) and what is wrong."""
+
+    cell: str
+    error: str
+
+
+def execute(
+    notebook: Path,
+    parameters: Mapping[str, object],
+    reports: Path,
+    secrets: Iterable[str],
+    unproven: Callable[[], Fault | None],
+) -> Fault | None:
+    """Run `notebook` in its own folder with `parameters`; None if all cells ran and `unproven` finds no fault.
+
+    The report is `reports/<name>.ipynb`, or `<name>.failed.ipynb` (also when the run is stopped by a signal);
+    `secrets` are blotted out of it. Raises CourseError if the disk is full.
+    """
+    import papermill  # a second to import, and only needed where a notebook runs
+
+    draft = reports / f"{TEMPORARY}{notebook.name}"
+    report = reports / notebook.name
+    failed = report.with_suffix(".failed.ipynb")
+    fault = Fault("", "it was stopped")
+    try:
+        with disk_full_is_clear(report):
+            fault = errors_of(lambda: papermill.execute_notebook(notebook, draft, **how(parameters)), draft)
+            fault = fault or unfinished_cell(draft) or unproven()
+    finally:
+        if draft.exists():
+            write_text(failed if fault else report, scrubbed(draft.read_text(encoding="utf-8"), secrets))
+            draft.unlink()
+    return fault
+
+
+def how(parameters: Mapping[str, object]) -> dict[str, object]:
+    """papermill's arguments: quiet, in the notebooks' folder, the transport that ipykernel does not warn about."""
+    from traitlets.config import Config
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it logs, it raises as well
+    return {
+        "parameters": dict(parameters),
+        "cwd": str(NOTEBOOKS),
+        "kernel_name": "python3",
+        "language": "python",
+        "progress_bar": False,
+        "coalesce_streams": True,
+        "extra_arguments": ["--IPKernelApp.log_level=50"],  # its stderr is this terminal
+        "execution_timeout": int(os.environ.get(CELL_TIMEOUT) or 0) or None,
+        "config": Config({"KernelManager": {"transport_encryption": "auto"}}),
+    }
+
+
+def errors_of(run: Callable[[], object], draft: Path) -> Fault | None:
+    """Call `run` and turn what papermill and its kernel raise into a fault."""
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        run()
+    except PapermillExecutionError as error:
+        return Fault(error.source, words(error.ename, error.evalue))
+    except CellTimeoutError:
+        return Fault(running_cell(draft), "the cell took longer than it may")
+    except DeadKernelError:
+        return Fault(
+            running_cell(draft),
+            "the notebook's Python process died in this cell. Most often the memory ran out\n"
+            "→ close other programs, or take a smaller MODEL_NAME, *_BATCH_SIZE or MAX_SEQ_LENGTH",
+        )
+    return None
+
+
+def words(name: str, value: str) -> str:
+    """An error as one reads it; a CourseError's own two lines need no more."""
+    return value if name == "CourseError" else f"{name}: {value}".rstrip(": ")
+
+
+def code_of(draft: Path) -> list[dict]:
+    """The non-empty code cells of an executed notebook."""
+    import nbformat
+
+    if not draft.exists():
+        return []
+    cells = nbformat.read(draft, as_version=4).cells
+    return [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def running_cell(draft: Path) -> str:
+    """Source of the cell that was started last, or of the one before it if that ended the process by exit().
+
+    papermill calls the cells after a death completed as well, but they have no start.
+    """
+    started = [cell.source for cell in code_of(draft) if cell.metadata.get("papermill", {}).get("start_time")]
+    leaves = len(started) > 1 and re.search(r"^(exit|quit)\(", started[-2], re.MULTILINE)
+    return (started[-2] if leaves else started[-1]) if started else ""
+
+
+def unfinished_cell(draft: Path) -> Fault | None:
+    """The fault of a notebook that papermill calls a success although not all its cells ran to their end."""
+    for cell in code_of(draft):
+        names = [output.ename for output in cell.outputs if output.output_type == "error"]
+        if "SystemExit" in names:
+            return Fault(cell.source, "the notebook was ended here by sys.exit(), before its last cell")
+        if names:
+            return Fault(cell.source, f"{names[0]} was raised")
+        if cell.execution_count is None or cell.metadata.get("papermill", {}).get("status") != "completed":
+            return Fault(cell.source, "this cell was not run to its end")
+    return None
+
+
+def scrubbed(text: str, secrets: Iterable[str] = ()) -> str:
+    """An executed notebook's JSON without paths of this machine, widget state and secrets."""
+    import nbformat
+
+    notebook = nbformat.reads(text, as_version=4)
+    for name in ("papermill", "widgets"):
+        notebook.metadata.pop(name, None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [clean(output, list(secrets)) for output in cell.outputs]
+    return nbformat.writes(notebook) + "\n"
+
+
+def clean(value: object, secrets: list[str]) -> object:
+    """`value` (an output, or a part of one) with every text in it cleaned."""
+    if isinstance(value, str):
+        return without_machine(value, secrets)
+    if isinstance(value, dict):
+        return type(value)({name: clean(part, secrets) for name, part in value.items()})
+    return [clean(part, secrets) for part in value] if isinstance(value, list) else value
+
+
+def without_machine(text: str, secrets: Iterable[str]) -> str:
+    """`text` with the repository's folder as ".", the home folder as "~" and secrets as "(hidden)"."""
+    for folder, short in ((ROOT, "."), (Path.home(), "~")):
+        if len(folder.parts) > 1 and str(folder) in text:
+            text = re.sub(rf"{re.escape(str(folder))}(?![\w-])", short, text)
+    for secret in secrets:
+        text = text.replace(secret, "(hidden)")
+    return text

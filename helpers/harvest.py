@@ -1,0 +1,183 @@
+"""Papers collected: over the network, from PubMed's files, or from the small written sample."""
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from helpers import archive, eutils, preprints
+from helpers.errors import CourseError
+from helpers.files import sha256
+from helpers.papers import Paper
+from helpers.paths import RAW, SAMPLE, relative
+from helpers.progress import report
+from helpers.pubmed import parse_pubmed
+from helpers.queries import compile_query
+from helpers.settings import Settings
+from helpers.topics import Glance, Topic
+from helpers.wire import Ledger, Unreachable
+
+SAMPLE_DAY = "2026-11-22"  # the day the sample was written
+
+
+@dataclass
+class Harvest:
+    """`papers` is read once; `route` says where they come from, and its counts are whole after that reading.
+
+    `route`: name (online, archive, sample), why (the archive was read, else ""), fetched (the last day),
+    sources ({source: {"asked", "got"}}), files ({name: sha256}), incomplete (None, or what arXiv owes:
+    {"source", "asked", "got", "cause"}).
+    """
+
+    papers: Iterable[Paper]
+    route: dict
+
+
+def collect(settings: Settings, topic: Topic, raw: Path = RAW) -> Harvest:
+    """The papers that PAPERS_SOURCE, PAPERS_IDS, PAPERS_QUERY and the topic ask for, before any screening.
+
+    Raw answers are kept in `raw`, so that a rerun makes no request and a killed one goes on where it was.
+    Raises CourseError if PubMed is out of reach on the route `online`, or answered and then fell short.
+    """
+    ids = read_ids(settings.PAPERS_IDS) if settings.PAPERS_IDS else None
+    if settings.PAPERS_SOURCE == "sample":
+        return from_sample()
+    if settings.PAPERS_SOURCE == "archive":
+        return from_archive(settings, topic, ids, why="PAPERS_SOURCE=archive")
+    try:
+        batches, read_batch = ask_pubmed(settings, topic, ids, Ledger(raw / "pubmed.jsonl"))
+    except Unreachable as error:
+        if settings.PAPERS_SOURCE == "online":
+            raise CourseError(
+                f"PubMed cannot be reached ({error})",
+                "check the network, or read PubMed's file instead: PAPERS_SOURCE=archive",
+            ) from None
+        found = from_archive(settings, topic, ids, why=f"PubMed cannot be reached ({error})")
+        return with_arxiv(found, settings, topic, raw) if ids is None else found
+    route = new_route("online")
+    route["sources"]["PubMed"] = {"asked": sum(map(len, batches)), "got": 0}
+    found = Harvest(chain.from_iterable(map(read_batch, batches)), route)
+    found = with_arxiv(found, settings, topic, raw) if ids is None else found
+    return Harvest(counted(found.papers, route), route)
+
+
+def new_route(name: str, why: str = "") -> dict:
+    return {"name": name, "why": why, "fetched": "", "sources": {}, "files": {}, "incomplete": None}
+
+
+def ask_pubmed(
+    settings: Settings, topic: Topic, ids: list[str] | None, ledger: Ledger
+) -> tuple[list[list[str]], Callable[[list[str]], Iterator[Paper]]]:
+    """Every batch of records fetched into the ledger; the batches, and what reads one of them.
+
+    A quarter more than MAX_PAPERS is asked for, because screening drops some.
+    """
+    client = eutils.PubMed(settings, ledger)
+    if ids is None:
+        report("asking PubMed")
+        query = settings.PAPERS_QUERY or topic.pubmed_query
+        ids, count = client.search(query, settings.MAX_PAPERS * 5 // 4)
+        if not count:
+            raise CourseError(
+                f"PubMed finds nothing for {query!r}", "change PAPERS_QUERY or the topic's pubmed_query"
+            )
+    batches = [ids[start : start + eutils.BATCH] for start in range(0, len(ids), eutils.BATCH)]
+    for number, batch in enumerate(batches):
+        report(f"fetching {len(ids):,} PubMed records", number * eutils.BATCH, len(ids))
+        client.fetch(batch)
+
+    def read_batch(batch: list[str]) -> Iterator[Paper]:
+        body, day = client.fetch(batch)
+        return (paper for paper in parse_pubmed(io.BytesIO(body), day) if paper.paper_id in set(batch))
+
+    return batches, read_batch
+
+
+def with_arxiv(found: Harvest, settings: Settings, topic: Topic, raw: Path) -> Harvest:
+    """`found` and arXiv's papers after it: a fifth of MAX_PAPERS is asked for."""
+    n = max(10, settings.MAX_PAPERS // 5)
+    report(f"asking arXiv for {n} papers")
+    papers, short = preprints.search(settings, topic.arxiv_query, n, Ledger(raw / "arxiv.jsonl"))
+    found.route["incomplete"] = short
+    found.route["sources"]["arXiv"] = {"asked": short["asked"] if short else len(papers), "got": 0}
+    return Harvest(chain(found.papers, counted(papers, found.route)), found.route)
+
+
+def from_archive(settings: Settings, topic: Topic, ids: list[str] | None, why: str) -> Harvest:
+    """PubMed's files read in place of its service. A query or a list of PMIDs picks records as it would there."""
+    path = settings.PAPERS_ARCHIVE or archive.fetch_archive()
+    route = new_route("archive", why)
+    route["files"] = {relative(file): sha256(file) for file in archive.list_files(path)}
+    if ids is not None:
+        wanted = set(ids)
+        papers = (paper for paper in archive.stream(path) if paper.paper_id in wanted)
+        route["sources"]["PubMed"] = {"asked": len(wanted), "got": 0}
+    elif settings.PAPERS_QUERY:
+        matches = compile_query(settings.PAPERS_QUERY)
+        papers = (paper for paper in archive.stream(path) if "deleted" in paper.flags or matches(paper))
+    else:
+        papers = archive.stream(path, worth=Glance(topic))
+    return Harvest(counted(papers, route), route)
+
+
+def from_sample() -> Harvest:
+    """The records written for this course, through the parsers of the real ones."""
+    route, files = new_route("sample", "PAPERS_SOURCE=sample"), (SAMPLE / "pubmed.xml", SAMPLE / "arxiv.atom")
+    route["files"] = {relative(file): sha256(file) for file in files}
+    papers = chain(archive.stream(files[0], fetched=SAMPLE_DAY), preprints.read_atom(files[1], SAMPLE_DAY))
+    return Harvest(counted(papers, route), route)
+
+
+def counted(papers: Iterable[Paper], route: dict) -> Iterator[Paper]:
+    """`papers`, counted into `route` as they pass; asked = got where nobody promised a number."""
+    got: Counter = Counter()
+    for paper in papers:
+        got[paper.source] += "deleted" not in paper.flags
+        route["fetched"] = max(route["fetched"], paper.fetched)
+        yield paper
+    for source, n in got.items():
+        route["sources"][source] = {"asked": n} | route["sources"].get(source, {}) | {"got": n}
+
+
+def read_ids(path: Path) -> list[str]:
+    """The PMIDs in a file, one a line, each once; blank lines and lines that begin with # are passed over.
+
+    Raises CourseError naming the file and the line that is no PMID.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CourseError(
+            f"PAPERS_IDS={str(path)!r} cannot be read ({getattr(error, 'strerror', None) or 'it is not text'})",
+            "give a text file of PMIDs, one a line",
+        ) from None
+    ids = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.strip().removeprefix("PMID:").strip()
+        if not text or text.startswith("#"):
+            continue
+        if not (text.isascii() and text.isdigit() and len(text) <= 9):
+            raise CourseError(
+                f"PAPERS_IDS={str(path)!r}, line {number}: {text[:40]!r} is no PMID",
+                "a PMID is a whole number, one a line; begin a remark with #",
+            )
+        ids[text.lstrip("0")] = None
+    if not ids:
+        raise CourseError(f"PAPERS_IDS={str(path)!r} holds no PMID", "put one PMID a line into it, or unset it")
+    return list(ids)
+
+
+def describe(route: dict) -> str:
+    """The route in a few plain sentences, for the reader and the report."""
+    told = {
+        "online": "Papers were asked for over the network.",
+        "archive": f"{route['why']}: papers were read from PubMed's own file "
+        f"{', '.join(Path(name).name for name in list(route['files'])[:3])}.",
+        "sample": "These are the small records written for this course: a test, not science.",
+    }[route["name"]]
+    counts = [f"{source}: {n['got']:,} of {n['asked']:,} records came." for source, n in route["sources"].items()]
+    short = route["incomplete"]
+    owed = f"arXiv is incomplete: {short['got']} of {short['asked']} ({short['cause']})." if short else ""
+    return " ".join(filter(None, [told, *counts, owed]))

@@ -1,0 +1,144 @@
+"""Models in memory: the base in any precision, an adapter on top, their sizes."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from helpers.errors import CourseError
+from helpers.hardware import compute_dtype, device
+from helpers.paths import relative
+
+logging.disable_progress_bar()
+logging.set_verbosity_error()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`, padding on the left as generation needs it."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.chat_template is None:
+        raise CourseError(
+            f"the tokenizer in {relative(folder)} has no chat template, so it was not made to answer questions",
+            "choose an instruct or chat model as MODEL_NAME",
+        )
+    return tokenizer
+
+
+def load(folder: Path, precision: str = "auto", attention: str = "auto") -> PreTrainedModel:
+    """The model in `folder`, ready to answer.
+
+    `precision` is float32, bfloat16, float16, auto (what the hardware does best) or nf4: 4-bit weights,
+    computed with in the best precision (Dettmers et al. 2023, "QLoRA").
+
+    Raises CourseError where the weights do not load or bitsandbytes cannot work on this machine.
+    """
+    options = {"use_safetensors": True, "device_map": device()}
+    if attention != "auto":
+        options["attn_implementation"] = attention
+    if precision == "nf4":
+        require_four_bit()
+        options["quantization_config"] = four_bit()
+        options["dtype"] = getattr(torch, compute_dtype())
+    else:
+        options["dtype"] = getattr(torch, compute_dtype(precision))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise CourseError(
+            f"the model in {relative(folder)} does not load: {str(error).splitlines()[0][:200]}",
+            "run stage 1 again (make pipeline STAGES=1 FORCE=1), or choose another MODEL_NAME",
+        ) from error
+    if precision == "nf4":
+        keep_differentiable(model)
+    return model.eval()
+
+
+def keep_differentiable(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on a CPU with AVX512-BF16.
+
+    In evaluation it repacks them for a faster product that has no gradient and rounds the scales to bfloat16,
+    and it does not pack back: a training that goes on after a look at the held-out loss would learn nothing
+    below the last layer (bitsandbytes 0.50.2, nn/modules.py, Linear4bit.forward).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def unpack(model: PreTrainedModel) -> PreTrainedModel:
+    """The same 4-bit model with its weights spelled out in 16 bits, so that a CPU need not do it per token.
+
+    Every weight keeps the value that NF4 gave it. On a GPU the packed model is returned as it is.
+    """
+    return model.dequantize().eval() if device() == "cpu" else model
+
+
+def four_bit() -> BitsAndBytesConfig:
+    """NF4 with double quantisation: 4 bits a weight and about half a bit for the scales."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, compute_dtype()),
+    )
+
+
+def require_four_bit() -> None:
+    """Quantise one small tensor and back: the surest way to know that bitsandbytes works here.
+
+    Raises CourseError if it does not.
+    """
+    try:
+        import bitsandbytes.functional as bnb
+
+        weights = torch.linspace(-1, 1, 64 * 64).reshape(64, 64).to(device())
+        packed, state = bnb.quantize_4bit(weights, quant_type="nf4")
+        close = (bnb.dequantize_4bit(packed, state) - weights).abs().max() < 0.2
+    except Exception as error:  # a missing native library fails in many ways, all with one remedy
+        raise CourseError(
+            f"bitsandbytes cannot quantise on this machine ({type(error).__name__}: {str(error)[:120]})",
+            "install bitsandbytes 0.50 or newer (its CPU build needs x86-64 with AVX2), or use a CUDA GPU",
+        ) from error
+    if not close:
+        raise CourseError("bitsandbytes returns wrong numbers on this machine", "install another version of it")
+
+
+def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """`base` with the adapter in `folder` on top, ready to answer.
+
+    Raises CourseError if the adapter changes nothing, which means that it was not trained or not loaded.
+    """
+    model = PeftModel.from_pretrained(base, folder).eval()
+    if not any(w.abs().max() > 0 for name, w in model.named_parameters() if "lora_B" in name):
+        raise CourseError(f"the adapter in {relative(folder)} is all zeros", "run stage 4 again with FORCE=4")
+    return model
+
+
+def bytes_of(model: torch.nn.Module) -> int:
+    """Bytes that the model's weights and buffers take in memory; shared ones counted once."""
+    tensors = {t.data_ptr(): t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()]}
+    return sum(tensors.values())
+
+
+def parameters_of(model: torch.nn.Module) -> tuple[int, int]:
+    """(trainable, all) weights; a packed 4-bit byte counts as the two weights it holds."""
+    trainable = total = 0
+    for weights in model.parameters():
+        n = weights.numel() * (2 if weights.__class__.__name__ == "Params4bit" else 1)
+        total += n
+        trainable += n if weights.requires_grad else 0
+    return trainable, total

@@ -1,0 +1,221 @@
+"""One plotting style, one function a picture; every axis is named."""
+
+import base64
+import io
+from collections import Counter
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import DisplayHandle
+from matplotlib.figure import Figure
+
+from helpers.planner import Plan
+from helpers.training import History
+
+# Okabe and Ito's palette: told apart with any kind of colour vision
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#767676"
+ROW_COLOURS = {"base_4bit": GREY, "base_bf16": GREY, "qlora": BLUE, "full": ORANGE}
+STYLE = {
+    "figure.figsize": (7, 3.2),
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+    "font.size": 10,
+    "legend.frameon": False,
+}
+
+
+def figure(columns: int = 1, **options: object) -> tuple[Figure, np.ndarray]:
+    """A figure in the course's style and its axes, always as an array."""
+    with plt.rc_context(STYLE):
+        made, axes = plt.subplots(1, columns, squeeze=False, **options)
+    for axis in axes[0]:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+        axis.set_axisbelow(True)
+    made.set_layout_engine("constrained")
+    plt.close(made)
+    return made, axes[0]
+
+
+def footprints(megabytes: dict[str, float]) -> Figure:
+    """Bars: what each precision of the same model takes in memory."""
+    made, (axis,) = figure(figsize=(7, 2.2))
+    names = list(megabytes)[::-1]
+    bars = axis.barh(names, [megabytes[name] for name in names], color=BLUE)
+    axis.bar_label(bars, fmt="%.0f MB", padding=4)
+    axis.set(xlabel="weights in memory (MB)", xlim=(0, max(megabytes.values()) * 1.15))
+    return made
+
+
+def precisions(seconds: dict[str, float]) -> Figure:
+    """Bars: how long one matrix product takes in each precision."""
+    made, (axis,) = figure(figsize=(7, 1.7))
+    bars = axis.barh(list(seconds), [1000 * s for s in seconds.values()], color=GREEN)
+    axis.bar_label(bars, fmt="%.1f ms", padding=4)
+    axis.set(xlabel="one 768 × 768 × 768 product (ms, median)", xlim=(0, 1150 * max(seconds.values())))
+    return made
+
+
+def answer_lengths(answers: list[dict]) -> Figure:
+    """Bars: tokens of each answer; cut ones stand out."""
+    made, (axis,) = figure()
+    cut = [a["finish_reason"] == "length" for a in answers]
+    axis.bar([a["id"] for a in answers], [a["tokens"] for a in answers], color=[ORANGE if c else BLUE for c in cut])
+    axis.set(xlabel="question", ylabel="answer length (tokens)")
+    axis.legend(
+        [plt.Rectangle((0, 0), 1, 1, color=BLUE), plt.Rectangle((0, 0), 1, 1, color=ORANGE)],
+        ["ended by itself", "cut at the limit"],
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+    )
+    return made
+
+
+def funnel(found: int, kept: int, reasons: dict[str, int]) -> Figure:
+    """Bars: records found, dropped for each reason, kept (logarithmic, because most are off topic)."""
+    names = ["found", *reasons, "kept"]
+    counts = [found, *reasons.values(), kept]
+    made, (axis,) = figure(figsize=(7, 0.6 + 0.32 * len(names)))
+    colours = [BLUE, *[GREY] * len(reasons), GREEN]
+    bars = axis.barh(names[::-1], counts[::-1], color=colours[::-1])
+    axis.bar_label(bars, fmt="{:,.0f}", padding=4)
+    axis.set(xlabel="records (logarithmic scale)", xscale="log", xlim=(0.8, max(counts) * 4))
+    return made
+
+
+def corpus(papers: list, top: int = 8) -> Figure:
+    """Three panels: abstract length, year, most frequent journals."""
+    made, (words, years, journals) = figure(3, figsize=(10, 3.2), width_ratios=(1, 1, 1.1))
+    words.hist([len(paper.text.split()) for paper in papers], bins=20, color=BLUE)
+    words.set(xlabel="abstract length (words)", ylabel="papers")
+    counts = Counter(paper.year for paper in papers if paper.year)
+    years.bar([str(year) for year in sorted(counts)], [counts[year] for year in sorted(counts)], color=BLUE)
+    years.set(xlabel="year", ylabel="papers")
+    years.tick_params("x", rotation=45)
+    common = Counter(paper.journal for paper in papers).most_common(top)[::-1]
+    journals.barh([name[:28] for name, _ in common], [n for _, n in common], color=BLUE)
+    journals.set(xlabel="papers")
+    journals.set_title("most frequent journals", fontsize=10)
+    return made
+
+
+def row_lengths(sizes: list[int], limit: int) -> Figure:
+    """Histogram: tokens of the training rows, and where they are cut."""
+    made, (axis,) = figure(figsize=(7, 2.6))
+    axis.hist(sizes, bins=30, color=BLUE)
+    axis.axvline(limit, color=ORANGE, linestyle="--", label=f"MAX_SEQ_LENGTH = {limit}")
+    axis.set(xlabel="row length (tokens)", ylabel="rows")
+    axis.legend()
+    return made
+
+
+def memory(plan: Plan) -> Figure:
+    """Stacked bar: what the training will take, part by part, against what is free."""
+    made, (axis,) = figure(figsize=(8, 2.2))
+    left, shades = 0.0, plt.get_cmap("viridis")(np.linspace(0.15, 0.9, len(plan.parts)))
+    for (name, size), shade in zip(plan.parts.items(), shades, strict=True):
+        axis.barh(["needed"], [size / 2**30], left=left, color=shade, label=name)
+        left += size / 2**30
+    axis.axvline(plan.available / 2**30, color=ORANGE, linestyle="--", label="free now")
+    axis.set(xlabel="memory (GiB, estimated)")
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    return made
+
+
+def curves(history: History, total: int | None = None) -> Figure:
+    """Training loss of every update, held-out loss where it was looked at, and the learning rate."""
+    made, (loss, rate) = figure(2, figsize=(10, 3.2), width_ratios=(2, 1))
+    if not history.updates and not history.held_out:
+        loss.text(0.5, 0.5, "not trained in this run", ha="center", va="center", transform=loss.transAxes)
+    steps = [u["step"] for u in history.updates]
+    loss.plot(steps, [u["loss"] for u in history.updates], color=GREY, alpha=0.6, label="training rows")
+    looks = history.held_out
+    loss.plot([x["step"] for x in looks], [x["loss"] for x in looks], "o-", color=BLUE, label="held-out rows")
+    loss.set(xlabel="update", ylabel="loss (nats per graded token)", xlim=(0, max(1, total or len(steps))))
+    loss.legend()
+    rate.plot(steps, [u["learning_rate"] for u in history.updates], color=GREEN)
+    rate.set(xlabel="update", ylabel="learning rate", xlim=(0, max(1, total or len(steps))))
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    return made
+
+
+class LiveCurves:
+    """`curves`, redrawn in place while a training runs."""
+
+    def __init__(self) -> None:
+        self.handle = DisplayHandle()
+        self.shown = False
+
+    def __call__(self, history: History, total: int) -> None:
+        picture = curves(history, total)
+        if self.shown:
+            self.handle.update(picture)
+        else:
+            self.handle.display(picture)
+        self.shown = True
+
+
+def change_by_layer(changes: dict[str, list[float]]) -> Figure:
+    """Lines: how far each layer's matrices moved, relative to their own size."""
+    made, (axis,) = figure()
+    shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(changes)))
+    for (name, values), shade in zip(changes.items(), shades, strict=True):
+        axis.plot(range(len(values)), [100 * v for v in values], "o-", markersize=3, color=shade, label=name)
+    axis.set(xlabel="layer", ylabel="change of the weights (% of their norm)")
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    return made
+
+
+def bits_per_byte(per_row: dict[str, list[float]]) -> Figure:
+    """Dots: every held-out paper under every model; the bar is the mean."""
+    made, (axis,) = figure()
+    for place, (row, values) in enumerate(per_row.items()):
+        wobble = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [0]
+        axis.scatter(place + np.array(wobble), sorted(values), s=12, alpha=0.6, color=ROW_COLOURS.get(row, PURPLE))
+        axis.hlines(np.mean(values), place - 0.3, place + 0.3, color="black")
+    if not per_row:
+        axis.text(0.5, 0.5, "nothing measured in this run", ha="center", va="center", transform=axis.transAxes)
+    axis.set(ylabel="bits per byte of held-out papers", xlabel="model")
+    axis.set_xticks(range(len(per_row)), list(per_row))
+    return made
+
+
+def forest(comparisons: list[dict], unit: str) -> Figure:
+    """Differences with their 95 % intervals; an interval across the line at 0 shows no difference."""
+    made, (axis,) = figure(figsize=(7, 1.0 + 0.5 * max(1, len(comparisons))))
+    for place, c in enumerate(reversed(comparisons)):
+        colour = GREY if c["low"] <= 0 <= c["high"] else BLUE
+        axis.plot([c["low"], c["high"]], [place, place], color=colour, linewidth=2)
+        axis.plot(c["mean_difference"], place, "o", color=colour)
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set_yticks(range(len(comparisons)), [f"{c['name']} (n = {c['n']})" for c in reversed(comparisons)])
+    axis.set(xlabel=f"difference in {unit}, 95 % interval", ylim=(-0.6, max(1, len(comparisons)) - 0.4))
+    return made
+
+
+def heat(scores: dict[str, dict[str, float]]) -> Figure:
+    """Rubric score of every question (columns) under every model (rows)."""
+    rows, columns = list(scores), list(next(iter(scores.values()), {}))
+    made, (axis,) = figure(figsize=(9, 0.9 + 0.5 * len(rows)))
+    grid = np.array([[scores[r].get(c, np.nan) for c in columns] for r in rows], dtype=float).reshape(len(rows), -1)
+    shown = axis.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    axis.grid(False)
+    axis.set_xticks(range(len(columns)), columns)
+    axis.set_yticks(range(len(rows)), rows)
+    for y, x in np.argwhere(~np.isnan(grid)):
+        axis.text(x, y, f"{grid[y, x]:.2f}", ha="center", va="center", color="white" if grid[y, x] < 0.6 else "black")
+    axis.set(xlabel="question")
+    made.colorbar(shown, ax=axis, label="rubric score")
+    return made
+
+
+def png(picture: Figure) -> str:
+    """The figure as base64 PNG, to be embedded in a page."""
+    buffer = io.BytesIO()
+    picture.savefig(buffer, format="png", dpi=110)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,237 @@
+"""Runs the notebooks that are not done: `python -m helpers.runner [NAME=value ...]`, or `make pipeline`.
+
+Any setting may be given, and STAGES (3-5 or 1,4) and FORCE (stage numbers, or all).
+"""
+
+import fcntl
+import os
+import signal
+import sys
+import textwrap
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from helpers import artefacts, files, receipts
+from helpers.board import Board
+from helpers.errors import CourseError
+from helpers.execution import Fault, execute
+from helpers.order import Order, read_order, resolve
+from helpers.paths import Folders, relative
+from helpers.progress import FILE_VARIABLE, clock
+from helpers.settings import SECRETS, Settings, jsonable
+from helpers.stages import AMBIENT, STAGES, Stage
+
+SHOWN_LINES = 12  # of the cell that failed
+
+
+class Stopped(BaseException):
+    """A signal asked the pipeline to end."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+def main() -> int:
+    """Run the pipeline as the command line says; the process's exit status."""
+    try:
+        order = read_order(sys.argv[1:], os.environ)
+        os.environ.update(order.values)
+        os.environ["COURSE_COMMAND_LINE"] = " ".join(order.values)
+        return run(order, resolve(order))
+    except CourseError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except Stopped as stop:
+        print(
+            f"\nstopped ({signal.Signals(stop.number).name}); all that was finished is kept"
+            "\n→ the same command goes on from here",
+            file=sys.stderr,
+        )
+        return 128 + stop.number
+
+
+def run(order: Order, resolved: Mapping[int, Settings]) -> int:
+    """Bring the selected stages up to date, in order, up to the first that fails; 0 or 1."""
+    folders, began = Folders(resolved[1].RUN), time.monotonic()
+    with the_only_runner(folders), stoppable():
+        for folder in (folders.data, folders.models, folders.reports, folders.receipts, folders.items):
+            files.sweep(folder)
+        if brought := artefacts.restore(resolved[1], folders):
+            print(f"brought back from {resolved[1].ARTEFACTS_DIR}: {', '.join(brought)}")
+        require_needs(order, resolved, folders)
+        print(f"profile {resolved[1].PROFILE} · model {resolved[1].MODEL_NAME} · {relative(folders.reports)}/")
+        with Board(STAGES, folders.progress) as board:
+            ran, fault = bring_up_to_date(order, resolved, folders, board)
+    if fault:
+        stage, fault = fault
+        print(f"\n{failure(stage, fault, folders)}", file=sys.stderr)
+        return 1
+    print(f"\n{summary(ran, order, folders)} · {clock(time.monotonic() - began)}")
+    return 0
+
+
+def bring_up_to_date(
+    order: Order, resolved: Mapping[int, Settings], folders: Folders, board: Board
+) -> tuple[int, tuple[Stage, Fault] | None]:
+    """How many stages ran, and the one that failed with its fault, or None."""
+    for stage in STAGES:
+        if stage.number not in order.stages:
+            board.change(stage.number, "not needed")
+    ran = 0
+    for stage in (s for s in STAGES if s.number in order.stages):
+        forced = stage.number in order.forced
+        why = "forced" if forced else why_run(stage, resolved[stage.number], folders)
+        if not why:
+            board.change(stage.number, "skipped", "nothing it depends on has changed")
+            continue
+        board.change(stage.number, "running", why)
+        try:
+            fault = run_stage(stage, resolved[stage.number], folders, order, forced)
+        except BaseException:
+            board.change(stage.number, "stopped")
+            raise
+        if fault:
+            board.change(stage.number, "failed")
+            return ran, (stage, fault)
+        receipt = receipts.read(stage, folders)
+        left_out = f"left out: {receipt['reason']}" if receipt["status"] == "skipped" else ""
+        board.change(stage.number, "done", left_out)
+        ran += 1
+    return ran, None
+
+
+def why_run(stage: Stage, resolved: Settings, folders: Folders) -> str:
+    """Why a stage must run, "" if it need not."""
+    found = receipts.state(stage, resolved, folders)
+    if not found.done:
+        return found.why
+    return "" if stage.page(folders).exists() else "its page is missing"
+
+
+def require_needs(order: Order, resolved: Mapping[int, Settings], folders: Folders) -> None:
+    """Refuse a selection that builds on a stage outside it that is not done.
+
+    Raises CourseError naming that stage and the selection that would include it.
+    """
+    needed, waiting = set(), list(order.stages)
+    while waiting:
+        more = set(STAGES[waiting.pop() - 1].needs) - needed - set(order.stages)
+        needed |= more
+        waiting.extend(more)
+    lacking = {n: receipts.state(STAGES[n - 1], resolved[n], folders) for n in sorted(needed)}
+    lacking = {n: state.why for n, state in lacking.items() if not state.done}
+    if lacking:
+        first = min(lacking)
+        together = ",".join(map(str, sorted({*lacking, *order.stages})))
+        run = f" RUN={folders.run}" if folders.run else ""
+        raise CourseError(
+            f"stage {first} ({STAGES[first - 1].title}) is needed and not done: {lacking[first]}",
+            f"make pipeline STAGES={together}{run}",
+        )
+
+
+def run_stage(stage: Stage, resolved: Settings, folders: Folders, order: Order, forced: bool) -> Fault | None:
+    """Execute a stage's notebook and make its page; None if it left its receipt."""
+    from helpers import pages  # seconds to import, and only needed where a notebook runs
+
+    token = uuid.uuid4().hex
+    os.environ |= {
+        "COURSE_EXECUTION": token,
+        "COURSE_FORCE": "1" if forced else "",
+        FILE_VARIABLE: str(folders.progress),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # a user's own would leave the plots out
+    }
+    for leftover in (folders.progress, *folders.reports.glob(f"{stage.name}.failed.*")):
+        leftover.unlink(missing_ok=True)
+    if forced:
+        stage.receipt(folders).unlink(missing_ok=True)
+    typed = [n for n in stage.parameters() if order.values.get(n) and n not in AMBIENT]
+    parameters = jsonable(resolved, typed)
+    secrets = [value.get_secret_value() for name in SECRETS if (value := getattr(resolved, name))]
+    fault = execute(
+        stage.notebook, parameters, folders.reports, secrets, lambda: unproven(stage, resolved, folders, token)
+    )
+    if fault and (receipt := receipts.read(stage, folders)) and receipt["execution"] == token:
+        stage.receipt(folders).unlink()
+    page = stage.page(folders).with_suffix(".failed.html" if fault else ".html")
+    pages.render(page.with_suffix(".ipynb"), page, stage)
+    return fault
+
+
+def unproven(stage: Stage, resolved: Settings, folders: Folders, token: str) -> Fault | None:
+    """The fault of a notebook that ran to its end but left no receipt of this execution and these settings."""
+    receipt = receipts.read(stage, folders)
+    if receipt is None or receipt["execution"] != token:
+        return Fault("", "the notebook ran to its end without a receipt\n→ its last cell must call session.finish()")
+    now = receipts.key(stage, resolved, folders)["settings"]
+    if changed := receipts.differences(receipt["key"]["settings"], now):
+        return Fault(
+            "",
+            f"the notebook ran with another {changed[0]} than it was given\n→ leave settings to the parameters cell",
+        )
+    return None
+
+
+def failure(stage: Stage, fault: Fault, folders: Folders) -> str:
+    """What the terminal says of a stage that failed: the cell, the error, where the whole report is."""
+    lines = fault.cell.strip().splitlines()
+    if len(lines) > SHOWN_LINES:
+        lines = [*lines[: SHOWN_LINES - 1], f"… {len(lines) - SHOWN_LINES + 1} more lines"]
+    cell = f" in this cell:\n\n{textwrap.indent(chr(10).join(lines), '    | ')}\n" if lines else ":\n"
+    page = relative(stage.page(folders).with_suffix(".failed.html"))
+    return f"stage {stage.number} ({stage.title}) failed{cell}\n{fault.error}\n\nall of it: {page}"
+
+
+def summary(ran: int, order: Order, folders: Folders) -> str:
+    """The last line: how many stages ran and what to open."""
+    index = folders.reports / "index.html"
+    page = index if index.exists() else STAGES[order.stages[-1] - 1].page(folders)
+    done = f"{ran} stage{'s' * (ran != 1)} ran" if ran else "nothing to do, 0 stages ran"
+    return f"{done} · open {relative(page)}"
+
+
+@contextmanager
+def the_only_runner(folders: Folders) -> Iterator[None]:
+    """Hold the run's lock. It belongs to the process, so that a killed one leaves none behind.
+
+    Raises CourseError with the process id of the runner that holds it.
+    """
+    folders.reports.mkdir(parents=True, exist_ok=True)
+    with (folders.reports / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise CourseError(
+                f"another pipeline is at work in {relative(folders.reports)} (process {lock.read().strip()})",
+                "wait for it, or give this one its own folders: make pipeline RUN=another",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Turn Ctrl-C and the polite signals into Stopped; a second one ends the process at once."""
+    polite = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def stop(number: int, _frame: object) -> None:
+        for other in polite:
+            signal.signal(other, signal.SIG_DFL)
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in polite}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

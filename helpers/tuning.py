@@ -1,0 +1,175 @@
+"""One fine-tuning from rows to saved weights: what notebooks 4 and 6 share."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from helpers import examples, files, held_out, models, planner, receipts, rows, training, weights
+from helpers.errors import CourseError
+from helpers.paths import base_model
+from helpers.session import Session
+
+CODE = ("chat", "examples", "models", "training", "checkpoints")
+LOOKED_AT = 24  # held-out rows whose loss is watched during training
+
+
+@dataclass
+class Tuning:
+    """What a fine-tuning starts from, and whether it is to happen at all (`declined` says why not)."""
+
+    session: Session
+    recipe: training.Recipe
+    tokenizer: PreTrainedTokenizerBase
+    rows: list[dict]
+    examples: Dataset
+    held_out: Dataset
+    plan: planner.Plan
+    declined: str = ""
+
+    @property
+    def base(self) -> Path:
+        return base_model(self.session.settings.MODEL_NAME)
+
+    @property
+    def out(self) -> Path:
+        return self.session.folders.qlora_model if self.recipe.method == "qlora" else self.session.folders.full_model
+
+    @property
+    def lengths(self) -> list[int]:
+        return examples.lengths(self.examples)
+
+
+def prepare(session: Session, method: str) -> Tuning:
+    """Rows, held-out rows, recipe and memory plan of a training by `method` (qlora or full)."""
+    settings, folders = session.settings, session.folders
+    tokenizer = models.load_tokenizer(base_model(settings.MODEL_NAME))
+    recipe = training.recipe(settings, method)
+    training_rows = rows.load_rows(settings.TRAINING_DATA or folders.training_data)
+    unseen = [row for paper in held_out.load(folders.held_out) for row in paper["rows"][:1]][:LOOKED_AT]
+    encoded = examples.encode(training_rows, tokenizer, settings.MAX_SEQ_LENGTH)
+    watched = examples.encode(unseen, tokenizer, settings.MAX_SEQ_LENGTH)
+    longest = max(examples.lengths(encoded))
+    rank = settings.LORA_R if method == "qlora" else 0
+    plan = planner.plan(base_model(settings.MODEL_NAME), replace(recipe, max_length=longest), rank)
+    declined = why_not(settings.FULL_FINETUNE, plan) if method == "full" else ""
+    return Tuning(session, recipe, tokenizer, training_rows, encoded, watched, plan, declined)
+
+
+def why_not(wanted: str, plan: planner.Plan) -> str:
+    """Why all weights are not trained; "" if they are."""
+    if wanted == "off":
+        return "FULL_FINETUNE=off"
+    if wanted == "auto" and not plan.fits:
+        return f"all weights do not fit: {plan.sentence}"
+    return ""
+
+
+def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
+    """`model` frozen, with a new float32 adapter; the same seed starts from the same matrices.
+
+    Raises CourseError that lists the model's layers if LORA_TARGET_MODULES names none of them.
+    """
+    model.requires_grad_(False)
+    torch.manual_seed(seed)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        linear = {n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+        raise CourseError(
+            f"LORA_TARGET_MODULES={config.target_modules!r}: the model has no such layers",
+            f"use all-linear, or some of {', '.join(sorted(linear - {'lm_head'}))}",
+        ) from error
+
+
+def target_modules(setting: str) -> str | list[str]:
+    """LORA_TARGET_MODULES as peft wants it."""
+    return setting if setting == "all-linear" else [name.strip() for name in setting.split(",")]
+
+
+def train(
+    tuning: Tuning, model: PreTrainedModel | None, show: Callable[[training.History, int], None]
+) -> training.History:
+    """Train `model` (None if declined) and save it; what happened."""
+    if model is None:
+        return training.History()
+    manifest = weights.read_manifest(tuning.session.settings.MODEL_NAME)
+    shape = model.peft_config["default"].to_dict() if hasattr(model, "peft_config") else {}
+    settled = {name: shape[name] for name in ("r", "lora_alpha", "lora_dropout") if shape}
+    targets = sorted(shape.get("target_modules", []))
+    held = tuning.held_out["text"]
+    parts = [manifest["files"], tuning.rows, held, settled, targets, receipts.code_of(*CODE)]
+    return training.fit(
+        model,
+        tuning.examples,
+        tuning.held_out,
+        tuning.recipe,
+        tuning.tokenizer,
+        identity=files.sha256_of(parts),
+        base={name: manifest[name] for name in ("id", "source", "revision", "licence")},
+        out=tuning.out,
+        work=tuning.session.folders.models / "work" / tuning.recipe.method,
+        show=show,
+    )
+
+
+def adapter_change(tuning: Tuning) -> dict[str, list[float]]:
+    """{matrix name: size of the adapter's update in each layer, relative to the matrix it changes}.
+
+    ‖(alpha / r) B A‖ / ‖W‖ in Frobenius norms; W is the unquantised base.
+    """
+    scale = tuning.session.settings.LORA_ALPHA / tuning.session.settings.LORA_R
+    prefix, changes = "base_model.model.", {}
+    with safe_open(tuning.out / "adapter_model.safetensors", "pt") as adapter, Weights(tuning.base) as base:
+        for name in (n for n in adapter.keys() if n.endswith("lora_A.weight")):  # noqa: SIM118
+            matrix = name.removeprefix(prefix).removesuffix(".lora_A.weight")
+            update = scale * adapter.get_tensor(name.replace("lora_A", "lora_B")) @ adapter.get_tensor(name)
+            changes[matrix] = (update.norm() / base.get(f"{matrix}.weight").float().norm()).item()
+    return by_layer(changes)
+
+
+def full_change(tuning: Tuning) -> dict[str, list[float]]:
+    """{matrix name: ‖W after − W before‖ / ‖W before‖ in each layer}."""
+    changes = {}
+    with Weights(tuning.out) as after, Weights(tuning.base) as before:
+        for name in after.names():
+            if ".layers." in name and name.endswith("proj.weight"):
+                old = before.get(name).float()
+                changes[name.removesuffix(".weight")] = ((after.get(name).float() - old).norm() / old.norm()).item()
+    return by_layer(changes)
+
+
+def by_layer(changes: dict[str, float]) -> dict[str, list[float]]:
+    """{"…layers.3.self_attn.q_proj": x} → {"q_proj": [x of layer 0, 1, 2, …]}."""
+    kinds: dict[str, dict[int, float]] = {}
+    for name, value in changes.items():
+        layer = int(name.split(".layers.")[1].split(".")[0])
+        kinds.setdefault(name.split(".")[-1], {})[layer] = value
+    return {kind: [layers[n] for n in sorted(layers)] for kind, layers in sorted(kinds.items())}
+
+
+class Weights:
+    """Read single tensors of a model folder, in one file or several."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> "Weights":
+        self.open = [safe_open(path, "pt") for path in sorted(self.folder.glob("model*.safetensors"))]
+        self.place = {name: file for file in self.open for name in file.keys()}  # noqa: SIM118
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open.clear()
+        self.place.clear()
+
+    def names(self) -> list[str]:
+        return sorted(self.place)
+
+    def get(self, name: str) -> torch.Tensor:
+        return self.place[name].get_tensor(name)
