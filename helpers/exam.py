@@ -117,3 +117,21 @@ def read_papers(candidate: Candidate) -> dict[str, list[float]]:
         files.write_jsonl(candidate.folders.items / f"{row}.jsonl", items)
         measured[row] = [held_out.bits_per_byte([item]) for item in items]
     return measured
+
+
+def evidence(folders: Folders) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+    """({row: answers}, {row: per-paper items}) of every model that was examined in this run.
+
+    What a skipped stage left behind in an earlier run does not count.
+    """
+    places = {
+        "base_4bit": (5, "base"),
+        "qlora": (5, "qlora"),
+        "base_bf16": (7, "base_bf16"),
+        "full": (7, "full"),
+    }
+    examined = {
+        r: place for r, (n, place) in places.items() if receipts.read(stage_of(n), folders)["status"] == "done"
+    }
+    results = {row: files.read_json(folders.results(place)) for row, place in examined.items()}
+    return results, {row: files.read_jsonl(folders.items / f"{row}.jsonl") for row in examined}

@@ -142,3 +142,19 @@ def parameters_of(model: torch.nn.Module) -> tuple[int, int]:
         total += n
         trainable += n if weights.requires_grad else 0
     return trainable, total
+
+
+def nf4_example(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """One real weight matrix of the model in `folder`, as stored and after NF4 and back; both float32, flat.
+
+    It is the first layer's query matrix, or the first matrix there is.
+    """
+    import bitsandbytes.functional as bnb
+    from safetensors import safe_open
+
+    with safe_open(sorted(folder.glob("*.safetensors"))[0], "pt") as file:
+        matrices = [name for name in file.keys() if name.endswith("proj.weight")]  # noqa: SIM118
+        name = next((name for name in matrices if "layers.0." in name and "q_proj" in name), matrices[0])
+        original = file.get_tensor(name).float()
+    packed, state = bnb.quantize_4bit(original.to(device()), quant_type="nf4", compress_statistics=True)
+    return original.flatten(), bnb.dequantize_4bit(packed, state).cpu().flatten()

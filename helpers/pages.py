@@ -8,6 +8,7 @@ import jinja2
 from latex2mathml.converter import convert as to_mathml
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from traitlets.config import Config
 
 from helpers.files import write_text
 from helpers.paths import NOTEBOOKS
@@ -33,16 +34,20 @@ class Prose(IPythonRenderer):
 def mathml(formula: str, display: str) -> str:
     """A LaTeX formula as MathML; as it is written, where the converter cannot read it."""
     try:
-        return to_mathml(formula, display=display)
+        return to_mathml(formula, display=display).replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
     except Exception:  # whatever the converter raises, a page with the formula's source beats no page
         return f"<code>{jinja2.filters.escape(formula)}</code>"
 
 
 def render(report: Path, page: Path, stage: Stage) -> None:
     """Turn an executed notebook into a page that links to its neighbours. Widgets are left out."""
-    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
-    exporter.register_filter("markdown2html", lambda text: prose(text, page.parent))
-    exporter.config.NbConvertBase.display_data_priority = SHOWN
+    exporter = HTMLExporter(
+        template_name="basic",
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        filters={"markdown2html": lambda text: prose(text, page.parent)},
+        config=Config({"NbConvertBase": {"display_data_priority": SHOWN}}),
+    )
     body, _ = exporter.from_filename(str(report))
     place = stage.number - 1
     html = TEMPLATES.get_template("page.html").render(

@@ -61,8 +61,26 @@ def precisions(seconds: dict[str, float]) -> Figure:
     return made
 
 
-def answer_lengths(answers: list[dict]) -> Figure:
-    """Bars: tokens of each answer; cut ones stand out."""
+def quantisation(original: np.ndarray, rounded: np.ndarray, block: int = 64) -> Figure:
+    """Left: the values of one block of weights before and after NF4. Right: all values, before and after."""
+    original, rounded = np.asarray(original), np.asarray(rounded)
+    made, (one, every) = figure(2, figsize=(10, 3.2))
+    one.scatter(original[:block], rounded[:block], s=18, color=BLUE)
+    one.set(xlabel="weight as stored", ylabel="weight after NF4")
+    one.set_title(f"one block of {block} weights: {len(np.unique(rounded[:block]))} values left", fontsize=10)
+    limit = np.quantile(np.abs(original), 0.999)
+    bins = np.linspace(-limit, limit, 161)
+    every.hist(original, bins=bins, color=GREY, alpha=0.5, label="as stored")
+    every.hist(rounded, bins=bins, histtype="step", color=BLUE, label="after NF4")
+    every.set(xlabel="weight", ylabel="number of weights")
+    every.legend()
+    return made
+
+
+def answer_lengths(answers: list[dict]) -> Figure | None:
+    """Bars: tokens of each answer; cut ones stand out. None without answers."""
+    if not answers:
+        return None
     made, (axis,) = figure()
     cut = [a["finish_reason"] == "length" for a in answers]
     axis.bar([a["id"] for a in answers], [a["tokens"] for a in answers], color=[ORANGE if c else BLUE for c in cut])
@@ -101,6 +119,16 @@ def corpus(papers: list, top: int = 8) -> Figure:
     journals.barh([name[:28] for name, _ in common], [n for _, n in common], color=BLUE)
     journals.set(xlabel="papers")
     journals.set_title("most frequent journals", fontsize=10)
+    return made
+
+
+def views(rows: list[dict]) -> Figure:
+    """Bars: training rows by view."""
+    counts = Counter(row["view"] for row in rows).most_common()[::-1]
+    made, (axis,) = figure(figsize=(7, 0.8 + 0.35 * len(counts)))
+    bars = axis.barh([view for view, _ in counts], [n for _, n in counts], color=BLUE)
+    axis.bar_label(bars, padding=4)
+    axis.set(xlabel="training rows")
     return made
 
 
@@ -160,8 +188,10 @@ class LiveCurves:
         self.shown = True
 
 
-def change_by_layer(changes: dict[str, list[float]]) -> Figure:
-    """Lines: how far each layer's matrices moved, relative to their own size."""
+def change_by_layer(changes: dict[str, list[float]]) -> Figure | None:
+    """Lines: how far each layer's matrices moved, relative to their own size. None without changes."""
+    if not changes:
+        return None
     made, (axis,) = figure()
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(changes)))
     for (name, values), shade in zip(changes.items(), shades, strict=True):
@@ -171,15 +201,15 @@ def change_by_layer(changes: dict[str, list[float]]) -> Figure:
     return made
 
 
-def bits_per_byte(per_row: dict[str, list[float]]) -> Figure:
-    """Dots: every held-out paper under every model; the bar is the mean."""
+def bits_per_byte(per_row: dict[str, list[float]]) -> Figure | None:
+    """Dots: every held-out paper under every model; the bar is the mean. None without papers."""
+    if not per_row:
+        return None
     made, (axis,) = figure()
     for place, (row, values) in enumerate(per_row.items()):
         wobble = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [0]
         axis.scatter(place + np.array(wobble), sorted(values), s=12, alpha=0.6, color=ROW_COLOURS.get(row, PURPLE))
         axis.hlines(np.mean(values), place - 0.3, place + 0.3, color="black")
-    if not per_row:
-        axis.text(0.5, 0.5, "nothing measured in this run", ha="center", va="center", transform=axis.transAxes)
     axis.set(ylabel="bits per byte of held-out papers", xlabel="model")
     axis.set_xticks(range(len(per_row)), list(per_row))
     return made
@@ -188,6 +218,7 @@ def bits_per_byte(per_row: dict[str, list[float]]) -> Figure:
 def forest(comparisons: list[dict], unit: str) -> Figure:
     """Differences with their 95 % intervals; an interval across the line at 0 shows no difference."""
     made, (axis,) = figure(figsize=(7, 1.0 + 0.5 * max(1, len(comparisons))))
+    comparisons = [c for c in comparisons if c["low"] is not None]
     for place, c in enumerate(reversed(comparisons)):
         colour = GREY if c["low"] <= 0 <= c["high"] else BLUE
         axis.plot([c["low"], c["high"]], [place, place], color=colour, linewidth=2)

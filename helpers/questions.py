@@ -93,7 +93,8 @@ def check_criteria(criteria: list[dict], name: str) -> None:
         )
     if worthless := [criterion["id"] for criterion in criteria if criterion["points"] == 0]:
         raise CourseError(
-            f"{name}, key 'criteria': {worthless[0]} is worth 0 points", "points are positive, or negative for a wrong claim"
+            f"{name}, key 'criteria': {worthless[0]} is worth 0 points",
+            "points are positive, or negative for a wrong claim",
         )
     if not any(criterion["points"] > 0 for criterion in criteria):
         raise CourseError(
@@ -115,7 +116,9 @@ def first_fault(error: ValidationError) -> str:
 def way_out(error: ValidationError) -> str:
     if len(error.errors()[0]["loc"]) < 2:
         return f"a question needs {', '.join(NEEDED)} and may have {', '.join(OPTIONAL)}"
-    return "a criterion needs id, points, text and any_of (lists of aliases: one of each list must appear in a sentence)"
+    return (
+        "a criterion needs id, points, text and any_of (lists of aliases: one of each list must appear in a sentence)"
+    )
 
 
 def shortened(value: object, length: int = 60) -> str:
@@ -148,7 +151,8 @@ def read_line(line: dict, number: int, where: str) -> dict:
             value = json.loads(cell) if cell.startswith("[") and key in OPTIONAL else cell
         except ValueError as error:
             raise CourseError(
-                f"{where}: line {number}, key '{key}' is not JSON: {error}", "write a JSON list, or leave the cell empty"
+                f"{where}: line {number}, key '{key}' is not JSON: {error}",
+                "write a JSON list, or leave the cell empty",
             ) from None
         if cell:
             row[key.strip()] = value

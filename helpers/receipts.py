@@ -13,7 +13,7 @@ from pathlib import Path
 from helpers import files
 from helpers.paths import ROOT, Folders, relative
 from helpers.settings import Settings, jsonable
-from helpers.stages import UNKEYED, Stage, artefact, code_cells
+from helpers.stages import STAGES, UNKEYED, Stage, artefact, code_cells
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "papermill", "biopython", "arxiv")
 
@@ -74,6 +74,12 @@ def read(stage: Stage, folders: Folders) -> dict | None:
     """The receipt, or None if the stage has not finished."""
     path = stage.receipt(folders)
     return files.read_json(path) if path.exists() else None
+
+
+def all_of(folders: Folders) -> dict[str, dict]:
+    """{stage name: receipt} of every finished stage of a run."""
+    found = {stage.name: read(stage, folders) for stage in STAGES}
+    return {name: receipt for name, receipt in found.items() if receipt}
 
 
 def state(stage: Stage, settings: Settings, folders: Folders) -> State:

@@ -3,9 +3,10 @@
 What counts, in the order it is checked:
 
 1. The unit is a *sentence* (or a line: a heading or a bullet ends one). A question asserts nothing.
-2. A sentence must read like one: at least four words, one structural word (`is`, `of`, `the`…) in ten and one
-   that belongs to no alias, and no impossible word order ("the of", "is are"). So lists of keywords and
-   shuffled words say nothing.
+2. A sentence must read like one: at least four words, among them one structural word (`is`, `of`, `the`…) in
+   fifteen and one that belongs to no alias; or at most twelve words without a comma, one of them a common verb
+   ("Pyridostigmine improves symptoms"). Impossible word order ("the of", "is are") is no sentence. So lists of
+   keywords and shuffled words say nothing.
 3. A criterion is met when *one* sentence holds an alias of every group of its `any_of`, and at least one of them
    is not in the question itself. So an echo says nothing.
 4. A match is *negated* by a negation in the ten words before it (in the same clause), or just after it ("X is
@@ -28,28 +29,52 @@ from helpers.files import sha256_of
 
 WINDOW = 10
 GREEK = str.maketrans({"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "κ": "kappa", "µ": "mu", "μ": "mu"})
-AUXILIARIES = set("is are was were be been has have had do does did can could may might must should will would".split())
-DETERMINERS = set("a an the".split())
-PREPOSITIONS = set("of in at by for from with into during between among".split())
-STRUCTURAL = AUXILIARIES | DETERMINERS | PREPOSITIONS | set(
-    "to on as than that which who it they this these those its their there when if before after until because".split()
-)
-NEVER_AFTER_A_DETERMINER = AUXILIARIES | DETERMINERS | PREPOSITIONS | set("and or to as than that which , .".split())
-NEVER_AFTER_A_PREPOSITION = AUXILIARIES - {"have"} | set("of in with by for and or than , .".split())
-NEVER_AFTER_AN_AUXILIARY = set("is are was were has does did can could may might must should will would and or .".split())
-NEVER_AFTER_A_CONJUNCTION = set("of and or than .".split())
 CONSONANTS = "bcdfgjklpqstvwz"
-NEGATIONS = set(
-    "not no never none neither nor without cannot lack lacks absence false untrue wrong incorrect myth "
-    "contraindicated avoid avoided avoids avoiding unlike refuse refuses deny denies unnecessary unsafe".split()
+
+
+def listed(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+AUXILIARIES = listed("is are was were be been has have had do does did can could may might must should will would")
+DETERMINERS = listed("a an the")
+PREPOSITIONS = listed("of in at by for from with into during between among")
+PRONOUNS = listed("that which who it they this these those its their there")
+CONTRASTS = listed("but however whereas although while though")
+RELATIVES = listed("who which that if when unless because until as")
+STRUCTURAL = (
+    AUXILIARIES | DETERMINERS | PREPOSITIONS | PRONOUNS | RELATIVES | CONTRASTS | listed("to on than before after")
 )
-WARNINGS = NEGATIONS | set("dangerous harmful fatal error mistake instead rather".split())
-HARMLESS = ("not only", "not just", "not merely", "not limited to", "unless contraindicated", "without delay", "no doubt")
+
+NEVER_AFTER_A_DETERMINER = AUXILIARIES | DETERMINERS | PREPOSITIONS | listed("and or to as than that which , .")
+NEVER_AFTER_A_PREPOSITION = AUXILIARIES - {"have"} | listed("of in with by for and or than , .")
+NEVER_AFTER_AN_AUXILIARY = AUXILIARIES - listed("be been have had do") | listed("and or .")
+NEVER_AFTER_A_CONJUNCTION = listed("of and or than .")
+
+COMMON_VERBS = tuple(  # by how they begin
+    listed(
+        "caus improv reduc increas suppress inhibit block target treat prevent help affect attack destroy show includ "
+        "involv requir need lead worsen relie stimulat activat trigger develop receiv"
+    )
+)
+
+NEGATIONS = listed(
+    "not no never none neither nor without cannot lack absence false untrue wrong incorrect myth contraindicated "
+    "avoid avoided avoiding unlike refuse deny unnecessary unsafe"
+)
+WARNINGS = NEGATIONS | listed("dangerous harmful fatal error mistake instead rather")
+VERBS_THAT_NEGATE = listed("cannot never lack")
+NEW_SUBJECTS = AUXILIARIES | listed("it they this these there the")
+HARMLESS = (
+    "not only",
+    "not just",
+    "not merely",
+    "not limited to",
+    "unless contraindicated",
+    "without delay",
+    "no doubt",
+)
 DENIAL = re.compile(r"^(it|this|that) (is|was) (not (true|correct|the case)|false|untrue|incorrect|wrong|a myth)\b")
-NEW_SUBJECTS = AUXILIARIES | set("it they this these there the".split())
-RELATIVES = set("who which that if when unless because until as".split())
-VERBS = {"cannot", "never", "lack"}
-CONTRASTS = set("but however whereas although while though".split())
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,7 @@ def criteria_hash(questions: list[dict]) -> str:
 
 def sentences(text: str) -> list[str]:
     """The sentences, bullets and headings of `text`, cut at line ends and at . ! ? ; before a space."""
+    text = text.replace("*", "")  # Markdown's emphasis
     text = re.sub(r"\b(e\.g|i\.e|vs|etc|approx|Dr|cf)\.", lambda m: m.group(0).replace(".", ""), text)
     parts = re.split(r"(?<=[.!?;])[\"')\]]*\s+|\n+", text)
     return [part.strip() for part in parts if part.strip()]
@@ -150,11 +176,13 @@ def same(word: str, wanted: str) -> bool:
 def reads_like_a_sentence(text: str, tokens: tuple[str, ...], aliases: Iterable[str]) -> bool:
     """Rule 2 of the module for one sentence, and no question."""
     spoken = [word for word in tokens if word != ","]
-    if text.rstrip("\"')]").endswith("?") or len(spoken) < 4 or faults(tokens) > len(tokens) / 20:
+    if text.rstrip("\"')]").endswith("?") or len(spoken) < 3 or faults(tokens) > len(tokens) / 20:
         return False
+    if len(spoken) == len(tokens) <= 12 and any(word.startswith(COMMON_VERBS) for word in tokens[1:]):
+        return True
     taken = {i for alias in aliases for match in matches(tokens, alias) for i in range(match.start, match.end)}
     structural = {i for i, word in enumerate(tokens) if word in STRUCTURAL}
-    return len(structural) >= len(spoken) / 10 and bool(structural - taken)
+    return len(spoken) > 3 and len(structural) >= len(spoken) / 15 and bool(structural - taken)
 
 
 def faults(tokens: tuple[str, ...]) -> int:
@@ -164,7 +192,9 @@ def faults(tokens: tuple[str, ...]) -> int:
 
 def out_of_order(word: str, after: str) -> bool:
     if word in DETERMINERS:
-        article = len(after) > 4 and ((word == "a" and after[0] in "aio") or (word == "an" and after[0] in CONSONANTS))
+        article = len(after) > 4 and (
+            (word == "a" and after[0] in "aio") or (word == "an" and after[0] in CONSONANTS)
+        )
         return after in NEVER_AFTER_A_DETERMINER or article
     if word in PREPOSITIONS:
         return after in NEVER_AFTER_A_PREPOSITION
@@ -211,7 +241,9 @@ def negated(match: Match, tokens: tuple[str, ...], negators: set[int]) -> bool:
             while subject and subject[-1] in AUXILIARIES:
                 subject.pop()
                 verbs += 1
-            if not (AUXILIARIES | RELATIVES | CONTRASTS) & set(subject) and (verbs or tokens[position] in VERBS):
+            if not (AUXILIARIES | RELATIVES | CONTRASTS) & set(subject) and (
+                verbs or tokens[position] in VERBS_THAT_NEGATE
+            ):
                 return True
     return False
 

@@ -108,9 +108,11 @@ def watch_commands(session: Session) -> None:
     shell = get_ipython()
     if shell is None:
         return
+    system = shell.system
 
-    def note(result: object) -> None:
-        if shell.user_ns.pop("_exit_code", 0):
-            session.failed_commands.append(result.info.raw_cell.strip().splitlines()[0])
+    def watched(command: str) -> None:
+        system(command)
+        if shell.user_ns.get("_exit_code"):
+            session.failed_commands.append(command.strip())
 
-    shell.events.register("post_run_cell", note)
+    shell.system = watched

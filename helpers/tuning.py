@@ -1,7 +1,7 @@
 """One fine-tuning from rows to saved weights: what notebooks 4 and 6 share."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -68,6 +68,16 @@ def why_not(wanted: str, plan: planner.Plan) -> str:
     if wanted == "auto" and not plan.fits:
         return f"all weights do not fit: {plan.sentence}"
     return ""
+
+
+def load_frozen(tuning: Tuning) -> PreTrainedModel:
+    """The base in 4 bits."""
+    return models.load(tuning.base, "nf4", tuning.session.settings.ATTENTION)
+
+
+def load_trainable(tuning: Tuning) -> PreTrainedModel:
+    """The base in float32, every weight trainable."""
+    return models.load(tuning.base, "float32", tuning.session.settings.ATTENTION).requires_grad_(True)
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:

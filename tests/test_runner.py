@@ -1,4 +1,4 @@
-"""The runner, as a person runs it: a copy of the helpers, eight toy notebooks with the stages' names, real kernels."""
+"""The runner, as a person runs it: a copy of the helpers, eight toy notebooks, real kernels."""
 
 import json
 import os
@@ -194,7 +194,7 @@ def test_a_report_holds_no_secret_and_no_path_of_this_machine(tree):
         ),
         ("import sys\nsys.exit(0)", "sys.exit()"),
         ("exit()", "process died"),
-        ("!false", "a shell command of this notebook failed: !false"),
+        ("!false\n!true", "a shell command of this notebook failed: false"),
         ("import os\nos.kill(os.getpid(), 9)", "process died"),
     ],
     ids=["error", "course error", "sys.exit(0)", "exit()", "!false", "killed kernel"],
@@ -203,13 +203,11 @@ def test_a_stage_that_ends_badly(tree, work, said):
     tree.write(8, WORK + "\n" + work)
     outcome = tree.run()
     assert outcome.status == 1 and outcome.states[8] == "failed"
-    assert said in outcome.text, outcome.text
-    assert "Traceback" not in outcome.text
-    assert work.splitlines()[-1] in outcome.text
+    assert said in outcome.text and "Traceback" not in outcome.text, outcome.text
+    assert ("stage.finish()" if "!" in work else work.splitlines()[-1]) in outcome.text, "the cell is shown"
     name = STAGES[7].name
     assert (tree.reports / f"{name}.failed.ipynb").exists() and (tree.reports / f"{name}.failed.html").exists()
     assert tree.run("STAGES=1-7").ran == set(), "what was finished is kept"
-    assert tree.run("STAGES=8").states[8] == "failed" if work == "1 / 0" else True
 
 
 def test_a_success_clears_the_failure_away(tree):
@@ -323,7 +321,5 @@ def test_stage_numbers():
 
 
 def test_only_whole_paths_are_shortened():
-    home = Path.home()
-    assert without_machine(f"{ROOT}/data {ROOT}-2", []) == f". {ROOT}-2".replace(".", "./data", 1).replace(
-        str(home), "~"
-    )
+    assert without_machine(f"{ROOT}/data and {ROOT}", []) == "./data and ."
+    assert without_machine(f"{ROOT}-2/data", []).endswith(f"{ROOT.name}-2/data")

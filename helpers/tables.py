@@ -1,0 +1,143 @@
+"""Tables for reading: text wrapped, and escaped so that no title or answer can act as HTML."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from html import escape
+
+from IPython.display import HTML
+from transformers import PreTrainedTokenizerBase
+
+CELL = "text-align:left; vertical-align:top; white-space:pre-wrap; padding:.4em .8em; min-width:4em"
+GRADED = "background:#cfe3f3; color:#000"
+
+
+def table(rows: Iterable[Mapping[str, object]], numbers: Iterable[str] = ()) -> HTML:
+    """Rows of the same keys as an HTML table; columns in `numbers` are aligned right."""
+    rows, numbers = list(rows), set(numbers)
+    if not rows:
+        return HTML("<p>Nothing to show in this run.</p>")
+    style = {name: CELL.replace("left", "right", 1) if name in numbers else CELL for name in rows[0]}
+    head = "".join(f'<th style="{style[name]}">{escape(str(name))}</th>' for name in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{style[n]}">{escape(str(v))}</td>' for n, v in row.items()) + "</tr>"
+        for row in rows
+    )
+    return HTML(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def questions(asked: list[dict]) -> HTML:
+    """What will be asked."""
+    return table([{key: q[key] for key in ("id", "category", "difficulty", "question")} for q in asked])
+
+
+def answers(given: list[dict], asked: list[dict]) -> HTML:
+    """Each answer beside the reference, with how it ended."""
+    reference = {q["id"]: q.get("reference") or "(no reference given)" for q in asked}
+    ended = {"stop": "", "length": " … (cut at the limit)"}
+    return table(
+        {
+            "question": f"{a['id']}: {a['question']}",
+            a["model"]: (a["response"] or "(empty)") + ended[a["finish_reason"]],
+            "reference": reference[a["id"]],
+        }
+        for a in given
+    )
+
+
+def drops(dropped: Iterable, examples: int = 2) -> HTML:
+    """Why records were left out, how often, and some of them."""
+    dropped = list(dropped)
+    counts = Counter(drop.reason for drop in dropped)
+    shown = {reason: [d for d in dropped if d.reason == reason][:examples] for reason in counts}
+    return table(
+        (
+            {
+                "reason": reason,
+                "records": f"{n:,}",
+                "for example": "\n".join(f"{d.source} {d.paper_id}: {d.detail}" for d in shown[reason]),
+            }
+            for reason, n in counts.most_common()
+        ),
+        numbers=["records"],
+    )
+
+
+def graded_tokens(example: dict, tokenizer: PreTrainedTokenizerBase) -> HTML:
+    """One training row as the model reads it; the tokens it is graded on are shaded."""
+    ids, start = example["input_ids"], example["answer_from"]
+    read, graded = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
+    style = "white-space:pre-wrap; border:1px solid #8886; padding:.6em"
+    return HTML(f'<div style="{style}">{escape(read)}<mark style="{GRADED}">{escape(graded)}</mark></div>')
+
+
+def papers(kept: Iterable) -> list[dict]:
+    """A few facts of each paper; the text itself stays in data/."""
+    return [
+        {
+            "id": f"{p.source} {p.paper_id}",
+            "year": p.year,
+            "journal": p.journal,
+            "title": p.title,
+            "words": len(p.text.split()),
+        }
+        for p in kept
+    ]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure for reading; "–" where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def score_rows(scores: dict) -> list[dict]:
+    """One row per model: what it scored, on how many items, how long and how complete its answers were."""
+    shown = []
+    for name, row in scores["rows"].items():
+        rubric, bits, answers = row["rubric"] or {}, row["bits_per_byte"] or {}, row["answers"] or {}
+        shown.append(
+            {
+                "model": name,
+                "rubric score": number(rubric.get("mean")),
+                "questions": rubric.get("n", 0),
+                "bits per byte": number(bits.get("mean"), 4),
+                "papers": bits.get("n", 0),
+                "words an answer": number(answers.get("words_mean"), 0),
+                "seconds a question": number(answers.get("seconds_mean"), 1),
+                "cut": answers.get("truncated", 0),
+                "empty": answers.get("empty", 0),
+            }
+        )
+    return shown
+
+
+def comparisons(scores: dict) -> list[dict]:
+    """One row per paired comparison: difference, interval, p, what could have been detected, verdict."""
+    return [
+        {
+            "comparison": c["name"],
+            "n": f"{c['n']} {c['items']}",
+            "difference": number(c["mean_difference"], 4),
+            "95 % interval": f"{number(c['low'], 4)} to {number(c['high'], 4)}",
+            "p": number(c["p_value"]),
+            "detectable": number(c["minimum_detectable_effect"], 4),
+            "verdict": c["verdict"],
+        }
+        for c in scores["comparisons"]
+    ]
+
+
+def rubric_scores(scores: dict) -> dict[str, dict[str, float]]:
+    """{model: {question: score}} of the graded questions."""
+    return {
+        name: {q["id"]: q["score"] for q in row["questions"] if q["score"] is not None}
+        for name, row in scores["rows"].items()
+    }
+
+
+def papers_of(scores: dict) -> dict[str, list[float]]:
+    """{model: bits per byte of every held-out paper}."""
+    return {
+        name: list(row["bits_per_byte"]["papers"].values())
+        for name, row in scores["rows"].items()
+        if row["bits_per_byte"]
+    }

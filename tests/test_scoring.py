@@ -1,0 +1,220 @@
+"""The grader against answers that say nothing, and against ones that say it well."""
+
+import random
+import re
+
+import pytest
+
+from helpers.questions import load
+from helpers.scoring import STRUCTURAL, criteria_hash, grade, mean_score, sentences, words
+
+QUESTIONS = load()
+BY_ID = {question["id"]: question for question in QUESTIONS}
+each_question = pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q["id"])
+AUXILIARY = re.compile(r"\b(is|are|was|were|can|may|must|should|will|has|have)\b")
+GENERIC = "It is important to consult a doctor about the diagnosis and the treatment of this disease. "
+NONSENSE = (
+    "The immune system is a complex network that communicates through the quantum field of the body. In many patients, "
+    "the antibodies are released by the liver and travel to the brain, where a protein called C3F1 is activated. "
+    "Treatment is based on the balance of energy in the cells, and the doctor should look at the whole person. "
+    "The most common test is the observation of the skin in the morning."
+)
+NEUTRAL = "This is a subject on which much has been written over the years. The reader may look up the details. "
+
+
+def keywords(question):
+    return [alias for c in question["criteria"] if c["points"] > 0 for group in c["any_of"] for alias in group]
+
+
+def scores_of(nulls, question):
+    return {name: grade(text, question).score for name, text in nulls.items()}
+
+
+@each_question
+def test_the_reference_meets_its_own_rubric(question):
+    graded = grade(question["reference"], question)
+    assert graded.score == 1.0
+    assert graded.met == [c["id"] for c in question["criteria"] if c["points"] > 0]
+    assert all(sentence in question["reference"] for sentence in graded.evidence.values())
+
+
+@each_question
+def test_null_answers_score_nothing(question):
+    reference = question["reference"]
+    aliases = keywords(question)
+    content = [word for word in re.findall(r"[\w:-]+", reference) if word.lower() not in STRUCTURAL]
+    nulls = {
+        "nothing": "",
+        "none": None,
+        "white space": " \n ",
+        "echo": question["question"],
+        "echo as a statement": question["question"].replace("?", "."),
+        "keywords, commas": ", ".join(aliases),
+        "keywords, lines": "\n".join(f"- {alias}" for alias in aliases),
+        "keywords, sentence": "The keywords are: " + ", ".join(aliases) + ".",
+        "keywords, spaces": " ".join(aliases),
+        "content words": ", ".join(content),
+        "every verb negated": AUXILIARY.sub(r"\1 not", reference),
+        "denied": " ".join("It is not true that " + s[0].lower() + s[1:] for s in sentences(reference)),
+        "generic": GENERIC * 12,
+        "nonsense": NONSENSE,
+        "refusal": "I am sorry, but I cannot answer medical questions.",
+    }
+    nulls |= {f"reference {other['id']}": other["reference"] for other in QUESTIONS if other is not question}
+    too_high = {name: score for name, score in scores_of(nulls, question).items() if score > 0.2}
+    assert not too_high
+
+
+@each_question
+def test_shuffled_words_score_nothing(question):
+    scores = []
+    for seed in range(20):
+        shuffled = question["reference"].split()
+        random.Random(seed).shuffle(shuffled)
+        scores.append(grade(" ".join(shuffled), question).score)
+    assert max(scores) <= 0.2
+
+
+@each_question
+def test_one_negation_costs(question):
+    first = sentences(question["reference"])[0]
+    negated = AUXILIARY.sub(r"\1 not", first, count=1)
+    assert grade(question["reference"].replace(first, negated), question).score < 1
+
+
+@each_question
+def test_repeating_and_padding_change_nothing(question):
+    reference = question["reference"]
+    padding = NEUTRAL * (3 * len(reference) // len(NEUTRAL) + 1)
+    for text in (f"{reference} {reference} {reference}", f"{padding} {reference}", f"{reference} {padding}"):
+        assert grade(text, question).score == pytest.approx(1.0, abs=0.02)
+
+
+GOOD = {
+    "Q001": "Every patient must have a positive ANA test (titer ≥1:80) first.\n\n**Scoring**: a score of at least 10 points "
+    "classifies the patient as having SLE.\n- Anti-dsDNA and anti-Sm antibodies are highly specific for SLE.\n"
+    "- **Hydroxychloroquine** is the cornerstone of therapy.\n- Steroids should be tapered to the lowest possible dose.",
+    "Q002": "Rheumatoid factor is positive in about 70% of patients, and anti-CCP antibodies are highly specific for RA. "
+    "Patients should be started on a DMARD as early as possible. Methotrexate is the preferred initial drug. "
+    "Low-dose prednisone may be used as a bridge. The goal of treatment is remission.",
+    "Q004": "The immune system mistakenly attacks and destroys the beta cells in the pancreas. This is mediated by T "
+    "lymphocytes. Antibodies to GAD, IA-2 and zinc transporter 8 appear early. People with multiple autoantibodies and "
+    "normal sugar are in stage 1. Certain HLA genes increase the risk. Treatment is lifelong insulin therapy.",
+    "Q006": "The first test is tTG-IgA in the blood. An endoscopy with biopsies of the small intestine confirms the "
+    "diagnosis. The person should not start a gluten-free diet before testing; gluten must stay in the diet until the "
+    "biopsy. Villous atrophy is seen. The only treatment is a lifelong gluten-free diet. Crohn's disease may involve any "
+    "part of the digestive tract from mouth to anus, whereas ulcerative colitis only affects the colon and rectum.",
+    "Q008": "Psoriasis is driven by the IL-23/Th17 axis. IL-17A stimulates keratinocytes to proliferate. Secukinumab "
+    "targets IL-17A, while guselkumab and risankizumab inhibit IL-23. Up to 30% of patients develop psoriatic arthritis. "
+    "Psoriasis is associated with cardiovascular disease. IL‑17 inhibitors are not recommended in Crohn's disease.",
+}
+
+
+@pytest.mark.parametrize("id", GOOD)
+def test_the_same_said_in_other_words_is_seen(id):
+    graded = grade(GOOD[id], BY_ID[id])
+    assert graded.score >= 0.9
+    assert not [c["id"] for c in BY_ID[id]["criteria"] if c["points"] < 0 and c["id"] in graded.met]
+
+
+@pytest.mark.parametrize(
+    ("id", "sentence"),
+    [
+        ("Q001", "Lupus can be cured with a short course of antibiotics."),
+        ("Q001", "A positive ANA alone proves that the patient has lupus."),
+        ("Q002", "Patients should take methotrexate daily to control the disease."),
+        ("Q003", "Infliximab is an effective treatment for multiple sclerosis."),
+        ("Q004", "After some months of diet the patient can stop insulin."),
+        ("Q004", "Type 1 diabetes is caused by eating too much sugar."),
+        ("Q005", "Levothyroxine is used to treat Graves' disease in adults."),
+        ("Q006", "Patients should start a gluten-free diet before the biopsy is done."),
+        ("Q007", "The disease only affects the glands of the face."),
+        ("Q008", "IL-17 inhibitors are safe in patients with Crohn's disease."),
+        ("Q009", "Ciprofloxacin is the treatment of choice for infections in these patients."),
+        ("Q010", "Boosting the immune system can cure the disease."),
+    ],
+)
+def test_a_dangerous_claim_costs(id, sentence):
+    graded = grade(sentence, BY_ID[id])
+    assert graded.score < 0
+    assert grade(f"{BY_ID[id]['reference']} {sentence}", BY_ID[id]).score < 1
+
+
+@pytest.mark.parametrize(
+    ("id", "sentence"),
+    [
+        ("Q001", "There is no evidence that lupus can be cured."),
+        ("Q001", "A positive ANA alone does not prove lupus."),
+        ("Q002", "Never give methotrexate daily to a patient."),
+        ("Q002", "Methotrexate daily is a fatal error."),
+        ("Q003", "TNF inhibitors should not be used to treat multiple sclerosis."),
+        ("Q003", "There is no single blood test that confirms the diagnosis."),
+        ("Q004", "Patients mustn't stop insulin during illness."),
+        ("Q004", "Stopping insulin is dangerous for the patient."),
+        ("Q005", "Graves' disease is treated with methimazole, whereas Hashimoto's is treated with levothyroxine."),
+        ("Q006", "It is a myth that small amounts of gluten are safe."),
+        ("Q007", "It is not true that Sjogren's syndrome is harmless."),
+        ("Q008", "Secukinumab treats psoriasis but worsens Crohn's disease."),
+        ("Q009", "Fluoroquinolones are not safe in these patients."),
+    ],
+)
+def test_a_warning_against_it_does_not(id, sentence):
+    assert grade(sentence, BY_ID[id]).score >= 0
+
+
+TOY = {
+    "id": "T1",
+    "question": "Which drug is given for lupus?",
+    "criteria": [
+        {"id": "a", "points": 3, "text": "", "any_of": [["hydroxychloroquine"], ["lupus", "every patient"]]},
+        {"id": "b", "points": 1, "text": "", "any_of": [["do not stop"], ["steroid"]]},
+        {"id": "c", "points": -2, "text": "", "any_of": [["stop steroids"]]},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "met"),
+    [
+        ("Hydroxychloroquine is given for lupus.", ["a"]),
+        ("HYDROXYCHLOROQUINE is what every patient needs.", ["a"]),
+        ("Hydroxychloroquine is not given for lupus.", []),
+        ("Hydroxychloroquine isn't given for lupus.", []),
+        ("Hydroxychloroquine is not only given for lupus.", ["a"]),
+        ("Steroids are not enough, and hydroxychloroquine is given for lupus.", ["a"]),
+        ("Is hydroxychloroquine given for lupus?", []),
+        ("Hydroxychloroquine is a drug. Lupus is a disease.", []),
+        ("Hydroxychloroquines are given for lupus.", ["a"]),
+        ("Prehydroxychloroquine is given for lupus.", []),
+        ("Lupus is a disease for which a drug is given.", []),
+        ("In lupus, do not stop the steroid at once.", ["b"]),
+        ("In lupus, do not stop steroids at once.", ["b"]),
+        ("In lupus, you should stop steroids at once.", ["c"]),
+    ],
+)
+def test_the_rules_one_by_one(answer, met):
+    graded = grade(answer, TOY)
+    assert graded.met == met
+    assert graded.score == sum({"a": 3, "b": 1, "c": -2}[id] for id in met) / 4
+
+
+def test_words_are_compared_without_dress():
+    assert words("Sjögren’s α-synuclein; IL‑17A") == words("sjogren alpha synuclein IL-17A")
+    assert words("titre 1/80, antibodies") == ("titre", "1:80", ",", "antibody")
+
+
+def test_a_question_without_criteria_is_not_graded():
+    graded = grade("anything", {"id": "x", "question": "Why?"})
+    assert graded.score is None and graded.met == []
+
+
+def test_only_the_mean_is_clipped():
+    assert mean_score([-1, 0.5]) == 0 and mean_score([0.5, 1]) == 0.75 and mean_score([]) is None
+
+
+def test_the_hash_follows_what_grades_and_nothing_else():
+    frozen = criteria_hash(QUESTIONS)
+    assert frozen == criteria_hash(load())
+    assert frozen == criteria_hash([{**q, "reference": "other"} for q in QUESTIONS])
+    assert frozen != criteria_hash(QUESTIONS[1:])
+    assert frozen != criteria_hash([{**QUESTIONS[0], "criteria": QUESTIONS[0]["criteria"][1:]}, *QUESTIONS[1:]])
