@@ -1,19 +1,13 @@
 """What a Colab session lacks: a few packages, and the secrets that Colab keeps."""
 
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
-import tomllib
 
+from helpers import dependencies
 from helpers.errors import CourseError
-from helpers.paths import ROOT
 
-MODULES = {  # where a package is imported under another name
-    "biopython": "Bio",
-    "huggingface-hub": "huggingface_hub",
-    "pydantic-settings": "pydantic_settings",
-}
 SECRETS = ("HF_TOKEN", "NCBI_EMAIL", "NCBI_API_KEY")
 
 
@@ -38,7 +32,6 @@ def prepare() -> None:
 
 
 def missing_packages() -> list[str]:
-    """The requirements of pyproject.toml that cannot be imported here."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = {text: text.split(">")[0].split("<")[0].strip() for text in project["dependencies"]}
-    return [text for text, name in names.items() if importlib.util.find_spec(MODULES.get(name, name)) is None]
+    """The requirements of pyproject.toml that are not met here."""
+    importlib.invalidate_caches()
+    return dependencies.missing(dependencies.declared())

@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -41,13 +41,19 @@ def collect(settings: Settings, topic: Topic, raw: Path = RAW) -> Harvest:
     Raw answers are kept in `raw`, so that a rerun makes no request and a killed one goes on where it was.
     Raises CourseError if PubMed is out of reach on the route `online`, or answered and then fell short.
     """
-    ids = read_ids(settings.PAPERS_IDS) if settings.PAPERS_IDS else None
+    found = choose(settings, topic, raw)
+    return Harvest(counted(found.papers, found.route), found.route)
+
+
+def choose(settings: Settings, topic: Topic, raw: Path) -> Harvest:
+    """The route that PAPERS_SOURCE names or the network leaves open."""
     if settings.PAPERS_SOURCE == "sample":
         return from_sample()
+    ids = read_ids(settings.PAPERS_IDS) if settings.PAPERS_IDS else None
     if settings.PAPERS_SOURCE == "archive":
         return from_archive(settings, topic, ids, why="PAPERS_SOURCE=archive")
     try:
-        batches, read_batch = ask_pubmed(settings, topic, ids, Ledger(raw / "pubmed.jsonl"))
+        found = from_pubmed(settings, topic, ids, Ledger(raw / "pubmed.jsonl"))
     except Unreachable as error:
         if settings.PAPERS_SOURCE == "online":
             raise CourseError(
@@ -55,22 +61,15 @@ def collect(settings: Settings, topic: Topic, raw: Path = RAW) -> Harvest:
                 "check the network, or read PubMed's file instead: PAPERS_SOURCE=archive",
             ) from None
         found = from_archive(settings, topic, ids, why=f"PubMed cannot be reached ({error})")
-        return with_arxiv(found, settings, topic, raw) if ids is None else found
-    route = new_route("online")
-    route["sources"]["PubMed"] = {"asked": sum(map(len, batches)), "got": 0}
-    found = Harvest(chain.from_iterable(map(read_batch, batches)), route)
-    found = with_arxiv(found, settings, topic, raw) if ids is None else found
-    return Harvest(counted(found.papers, route), route)
+    return with_arxiv(found, settings, topic, raw) if ids is None else found
 
 
 def new_route(name: str, why: str = "") -> dict:
     return {"name": name, "why": why, "fetched": "", "sources": {}, "files": {}, "incomplete": None}
 
 
-def ask_pubmed(
-    settings: Settings, topic: Topic, ids: list[str] | None, ledger: Ledger
-) -> tuple[list[list[str]], Callable[[list[str]], Iterator[Paper]]]:
-    """Every batch of records fetched into the ledger; the batches, and what reads one of them.
+def from_pubmed(settings: Settings, topic: Topic, ids: list[str] | None, ledger: Ledger) -> Harvest:
+    """Every record fetched into the ledger, then read from it.
 
     A quarter more than MAX_PAPERS is asked for, because screening drops some.
     """
@@ -88,11 +87,13 @@ def ask_pubmed(
         report(f"fetching {len(ids):,} PubMed records", number * eutils.BATCH, len(ids))
         client.fetch(batch)
 
-    def read_batch(batch: list[str]) -> Iterator[Paper]:
+    def read(batch: list[str]) -> Iterator[Paper]:
         body, day = client.fetch(batch)
-        return (paper for paper in parse_pubmed(io.BytesIO(body), day) if paper.paper_id in set(batch))
+        return (paper for paper in parse_pubmed(io.BytesIO(body), day) if paper.paper_id in batch)
 
-    return batches, read_batch
+    route = new_route("online")
+    route["sources"]["PubMed"] = {"asked": len(ids), "got": 0}
+    return Harvest(chain.from_iterable(map(read, batches)), route)
 
 
 def with_arxiv(found: Harvest, settings: Settings, topic: Topic, raw: Path) -> Harvest:
@@ -102,7 +103,7 @@ def with_arxiv(found: Harvest, settings: Settings, topic: Topic, raw: Path) -> H
     papers, short = preprints.search(settings, topic.arxiv_query, n, Ledger(raw / "arxiv.jsonl"))
     found.route["incomplete"] = short
     found.route["sources"]["arXiv"] = {"asked": short["asked"] if short else len(papers), "got": 0}
-    return Harvest(chain(found.papers, counted(papers, found.route)), found.route)
+    return Harvest(chain(found.papers, papers), found.route)
 
 
 def from_archive(settings: Settings, topic: Topic, ids: list[str] | None, why: str) -> Harvest:
@@ -119,7 +120,7 @@ def from_archive(settings: Settings, topic: Topic, ids: list[str] | None, why: s
         papers = (paper for paper in archive.stream(path) if "deleted" in paper.flags or matches(paper))
     else:
         papers = archive.stream(path, worth=Glance(topic))
-    return Harvest(counted(papers, route), route)
+    return Harvest(papers, route)
 
 
 def from_sample() -> Harvest:
@@ -127,7 +128,7 @@ def from_sample() -> Harvest:
     route, files = new_route("sample", "PAPERS_SOURCE=sample"), (SAMPLE / "pubmed.xml", SAMPLE / "arxiv.atom")
     route["files"] = {relative(file): sha256(file) for file in files}
     papers = chain(archive.stream(files[0], fetched=SAMPLE_DAY), preprints.read_atom(files[1], SAMPLE_DAY))
-    return Harvest(counted(papers, route), route)
+    return Harvest(papers, route)
 
 
 def counted(papers: Iterable[Paper], route: dict) -> Iterator[Paper]:

@@ -18,7 +18,9 @@ ROLES = {
     "methods": r"METHOD|DESIGN|SETTING|PATIENTS|PARTICIPANTS|SUBJECTS|PROCEDURE|MATERIAL|MEASURE|INTERVENTION",
     "background": r"BACKGROUND|OBJECTIVE|AIM|INTRODUCTION|PURPOSE|CONTEXT|RATIONALE|IMPORTANCE|HYPOTHESIS",
 }
-NOT_SCIENCE = re.compile(r"REGISTR|FUNDING|FINANC|KEY ?WORD|COPYRIGHT|CONFLICT|ETHIC|DISSEMINATION|TRIAL NUMBER")
+NO_ROLE = re.compile(
+    r"REGISTR|FUNDING|FINANC|KEY ?WORD|COPYRIGHT|CONFLICT|ETHICS|DISSEMINATION|TRIAL NUMBER|CASE (?:REPORT|PRES|DESC)"
+)
 
 
 class Section(BaseModel):
@@ -31,12 +33,12 @@ class Section(BaseModel):
 
     @property
     def role(self) -> str:
-        """background, methods, results or conclusions; "" for an unlabelled or an administrative section.
+        """background, methods, results or conclusions; "" for an unlabelled section, a registration, a case.
 
         NLM files trial registrations under BACKGROUND, so the label is looked at first.
         """
         label = self.label.upper()
-        if NOT_SCIENCE.search(label):
+        if NO_ROLE.search(label):
             return ""
         for role, pattern in ROLES.items():
             if re.search(pattern, label):
@@ -79,7 +81,8 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     if not text.isprintable():
-        text = "".join(letter for letter in text if not unicodedata.category(letter).startswith("C"))
+        letters = (letter for letter in text if not unicodedata.category(letter).startswith("C"))
+        text = " ".join("".join(letters).split())
     return text
 
 

@@ -91,7 +91,7 @@ def parse_pubmed(
             events = etree.iterparse(file, tag=RECORDS, resolve_entities=False, no_network=True, load_dtd=False)
             for _, element in events:
                 if element.tag == "DeleteCitation":
-                    yield from (deletion(pmid, fetched) for pmid in element.iterfind("PMID"))
+                    yield from (deletion(pmid, fetched) for pmid in texts(element, "PMID"))
                 elif paper := read_record(element, fetched, worth):
                     yield paper
                 element.clear()
@@ -118,8 +118,8 @@ def open_xml(source: Path | BinaryIO) -> Iterator[BinaryIO]:
         yield source
 
 
-def deletion(pmid: etree._Element, fetched: str) -> Paper:
-    return Paper(paper_id=pmid.text.strip(), source="PubMed", title="", fetched=fetched, flags=("deleted",))
+def deletion(pmid: str, fetched: str) -> Paper:
+    return Paper(paper_id=pmid.strip(), source="PubMed", title="", fetched=fetched, flags=("deleted",))
 
 
 def texts(parent: etree._Element | None, path: str) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def read_record(record: etree._Element, fetched: str, worth: Callable[[str], boo
         "language": language,
         "flags": flags,
         "fetched": fetched,
-        "version": int(pmid.get("Version") or 1),
+        "version": int(version) if (version := pmid.get("Version", "")).isdecimal() else 1,
     }
     if worth and abstract is not None and not worth(" ".join([title, *map(inline, abstract), *mesh])):
         return Paper.model_construct(**paper | {"flags": (*flags, "passed over")})
@@ -200,7 +200,7 @@ def read_year(article: etree._Element, book: bool) -> int | None:
     date = article.find("Book/PubDate" if book else "Journal/JournalIssue/PubDate")
     text = "" if date is None else (date.findtext("Year") or date.findtext("MedlineDate") or "")
     digits = text.strip()[:4] or (article.findtext("ArticleDate/Year") or "").strip()
-    return int(digits) if digits.isdigit() else None
+    return int(digits) if digits.isdecimal() else None
 
 
 def read_doi(record: etree._Element, article: etree._Element) -> str:

@@ -188,9 +188,11 @@ def plain(source: str) -> str:
 
 
 def parse(source: str) -> ast.Module:
-    """A cell's syntax tree; lines of IPython (%magic, !shell) are kept as text."""
+    """A cell's syntax tree; lines of IPython (%magic, !shell) become calls with their text."""
     lines = [
-        f"{line[: len(line) - len(line.lstrip())]}{line.strip()!r}" if line.lstrip()[:1] in ("%", "!") else line
+        f"{line[: len(line) - len(line.lstrip())]}IPython({line.strip()!r})"
+        if line.lstrip()[:1] in ("%", "!")
+        else line
         for line in source.splitlines()
     ]
     return ast.parse("\n".join(lines))

@@ -159,7 +159,7 @@ def compare_rows(rows: dict, seed: int) -> tuple[dict[tuple[str, str, str], Comp
             shared = [item for item in ours if item in theirs]
             if not shared:
                 lacking = " and ".join(row for row, values in ((a, ours), (b, theirs)) if not values)
-                reason = f"{lacking} has no {unit} scored" if lacking else f"they share no {unit}"
+                reason = f"no {unit} scored for {lacking}" if lacking else f"they share no {unit}"
                 skipped.append({"what": f"{a} − {b}", "instrument": instrument, "reason": reason})
                 continue
             comparisons[instrument, a, b] = compare(

@@ -3,17 +3,17 @@
 What counts, in the order it is checked:
 
 1. The unit is a *sentence* (or a line: a heading or a bullet ends one). A question asserts nothing.
-2. A sentence must read like one: at least four words, among them one structural word (`is`, `of`, `the`…) in
-   fifteen and one that belongs to no alias; or at most twelve words without a comma, one of them a common verb
+2. A sentence must read like one: at least four words, one in fifteen a structural word (`is`, `of`, `the`…) that
+   belongs to no alias; or at most twelve words without a comma, one of them a common verb
    ("Pyridostigmine improves symptoms"). Impossible word order ("the of", "is are") is no sentence. So lists of
    keywords and shuffled words say nothing.
 3. A criterion is met when *one* sentence holds an alias of every group of its `any_of`, and at least one of them
    is not in the question itself. So an echo says nothing.
-4. A match is *negated* by a negation in the ten words before it (in the same clause), or just after it ("X is
-   not"). A negation that is part of a matched alias ("do not stop") does not count, nor does "not only".
-5. A criterion with negative points is a wrong claim. It is met only if it is asserted: a negation or a warning
-   ("never", "is dangerous") before or after it in the same statement clears it, and its matches must not be
-   parted by a contrast ("whereas", "but").
+4. A match is *negated* by a negation in the ten words before it in its clause, or as the verb after it ("X and Y
+   are not"). A negation that is part of a matched alias ("do not stop") does not count, nor does "not only".
+5. A criterion with negative points is a wrong claim. It is met only if it is asserted: any negation, warning or
+   condition ("never", "is dangerous", "if") in the same statement clears it. A contrast ("whereas", "but") ends
+   the statement.
 
 An alias is matched on whole words, without regard to case, accents, hyphens, Greek letters and plural s; a final
 `*` matches any ending (`demyelinat*`).
@@ -53,8 +53,8 @@ NEVER_AFTER_A_CONJUNCTION = listed("of and or than .")
 
 COMMON_VERBS = tuple(  # by how they begin
     listed(
-        "caus improv reduc increas suppress inhibit block target treat prevent help affect attack destroy show includ "
-        "involv requir need lead worsen relie stimulat activat trigger develop receiv"
+        "caus improv reduc increas suppress inhibit block target treat prevent help affect attack destroy show "
+        "includ involv requir need lead worsen relie stimulat activat trigger develop receiv"
     )
 )
 
@@ -62,7 +62,9 @@ NEGATIONS = listed(
     "not no never none neither nor without cannot lack absence false untrue wrong incorrect myth contraindicated "
     "avoid avoided avoiding unlike refuse deny unnecessary unsafe"
 )
-WARNINGS = NEGATIONS | listed("dangerous harmful fatal error mistake instead rather")
+WARNINGS = NEGATIONS | listed(
+    "dangerous harmful fatal error mistake instead rather caution worsen exacerbate aggravate trigger if"
+)
 VERBS_THAT_NEGATE = listed("cannot never lack")
 NEW_SUBJECTS = AUXILIARIES | listed("it they this these there the")
 HARMLESS = (
@@ -178,11 +180,15 @@ def reads_like_a_sentence(text: str, tokens: tuple[str, ...], aliases: Iterable[
     spoken = [word for word in tokens if word != ","]
     if text.rstrip("\"')]").endswith("?") or len(spoken) < 3 or faults(tokens) > len(tokens) / 20:
         return False
-    if len(spoken) == len(tokens) <= 12 and any(word.startswith(COMMON_VERBS) for word in tokens[1:]):
+    if len(spoken) == len(tokens) <= 12 and any(map(common_verb, tokens[1:])):
         return True
     taken = {i for alias in aliases for match in matches(tokens, alias) for i in range(match.start, match.end)}
-    structural = {i for i, word in enumerate(tokens) if word in STRUCTURAL}
-    return len(spoken) > 3 and len(structural) >= len(spoken) / 15 and bool(structural - taken)
+    structural = [i for i, word in enumerate(tokens) if word in STRUCTURAL and i not in taken]
+    return len(spoken) > 3 and len(structural) >= len(spoken) / 15
+
+
+def common_verb(word: str) -> bool:
+    return word.startswith(COMMON_VERBS) and not word.endswith("ing")
 
 
 def faults(tokens: tuple[str, ...]) -> int:
@@ -216,17 +222,17 @@ def holds(tokens: tuple[str, ...], groups: list[list[str]], asked: tuple[str, ..
     """True if every group has a match that is not negated, one of them an alias that the question does not hold."""
     found = [[(alias, match) for alias in group for match in matches(tokens, alias)] for group in groups]
     inside = {i for group in found for _, match in group for i in range(match.start, match.end)}
-    negators = negations(tokens, WARNINGS if wrong_claim else NEGATIONS) - inside
-    if wrong_claim and negators:
+    if wrong_claim and any(word in WARNINGS and i not in inside for i, word in enumerate(tokens)):
         return False
+    negators = negations(tokens) - inside
     found = [[(alias, match) for alias, match in group if not negated(match, tokens, negators)] for group in found]
     return all(found) and any(not matches(asked, alias) for group in found for alias, _ in group)
 
 
-def negations(tokens: tuple[str, ...], kinds: set[str]) -> set[int]:
-    """Positions of the negations among `kinds` that negate something."""
+def negations(tokens: tuple[str, ...]) -> set[int]:
+    """Positions of the words that negate something."""
     exempt = {i for phrase in HARMLESS for match in matches(tokens, phrase) for i in range(match.start, match.end)}
-    return {i for i, word in enumerate(tokens) if word in kinds} - exempt
+    return {i for i, word in enumerate(tokens) if word in NEGATIONS} - exempt
 
 
 def negated(match: Match, tokens: tuple[str, ...], negators: set[int]) -> bool:

@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,7 +14,7 @@ from helpers.paths import TOPICS, relative
 
 TITLE_WEIGHT = 6
 THRESHOLD = 6
-VOCABULARY = 200_000  # words remembered before starting afresh
+WORD = re.compile(r"\w{3,}")
 
 
 class Topic(BaseModel):
@@ -80,26 +80,20 @@ class Topic(BaseModel):
 class Glance:
     """A quick look at a text: can it mention the topic at all? True wherever it holds a term or a MeSH heading.
 
-    Each different word is searched for the terms' words once and remembered, so that most texts cost one look
-    at a set. A text passes when every word of some term occurs in it, in any order.
+    A text passes when every word of some term occurs in it, in any order; most fail on their words' first letters.
     """
 
     def __init__(self, topic: Topic):
-        self.needed = {frozenset(re.findall(r"\w{3,}", term.lower())) for term in (*all_terms(topic), *topic.mesh)}
-        self.stems = frozenset().union(*self.needed)
-        self.stem = re.compile("|".join(map(re.escape, sorted(self.stems))))
-        self.known, self.telling = set(), {}
+        needed = {frozenset(WORD.findall(term.lower())) for term in (*all_terms(topic), *topic.mesh)}
+        self.heads: dict[str, list[str]] = {}
+        for stem in sorted(frozenset().union(*needed)):
+            self.heads.setdefault(stem[:3], []).append(stem)
+        self.enough = cache(lambda found: any(need <= found for need in needed))
 
     def __call__(self, text: str) -> bool:
-        words = set(unicodedata.normalize("NFC", text).lower().split())
-        if new := words - self.known:
-            if len(self.known) > VOCABULARY:
-                self.known.clear()
-            self.known |= new
-            for word in filter(self.stem.search, new):
-                self.telling[word] = [stem for stem in self.stems if stem in word]
-        found = {stem for word in words & self.telling.keys() for stem in self.telling[word]}
-        return any(need <= found for need in self.needed)
+        words = set(WORD.findall(unicodedata.normalize("NFC", text).lower()))
+        hits = [word for word in words if word[:3] in self.heads]
+        return self.enough(frozenset(stem for word in hits for stem in self.heads[word[:3]] if word.startswith(stem)))
 
 
 def all_terms(topic: Topic) -> list[str]:

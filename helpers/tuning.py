@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from helpers.paths import base_model
 from helpers.session import Session
 
 CODE = ("chat", "examples", "models", "training", "checkpoints")
-LOOKED_AT = 24  # held-out rows whose loss is watched during training
+WATCHED_SHARE = 0.05  # of the token budget: the held-out rows whose loss is watched during training
 
 
 @dataclass
@@ -51,14 +52,21 @@ def prepare(session: Session, method: str) -> Tuning:
     tokenizer = models.load_tokenizer(base_model(settings.MODEL_NAME))
     recipe = training.recipe(settings, method)
     training_rows = rows.load_rows(settings.TRAINING_DATA or folders.training_data)
-    unseen = [row for paper in held_out.load(folders.held_out) for row in paper["rows"][:1]][:LOOKED_AT]
+    unseen = [row for paper in held_out.load(folders.held_out) for row in paper["rows"][:1]]
     encoded = examples.encode(training_rows, tokenizer, settings.MAX_SEQ_LENGTH)
     watched = examples.encode(unseen, tokenizer, settings.MAX_SEQ_LENGTH)
+    watched = watched.select(range(within(examples.lengths(watched), WATCHED_SHARE * settings.TOKEN_BUDGET)))
     longest = max(examples.lengths(encoded))
     rank = settings.LORA_R if method == "qlora" else 0
     plan = planner.plan(base_model(settings.MODEL_NAME), replace(recipe, max_length=longest), rank)
     declined = why_not(settings.FULL_FINETUNE, plan) if method == "full" else ""
     return Tuning(session, recipe, tokenizer, training_rows, encoded, watched, plan, declined)
+
+
+def within(sizes: list[int], tokens: float, least: int = 4) -> int:
+    """How many rows from the first on stay within so many tokens; at least `least`, if there are that many."""
+    fitting = sum(total <= tokens for total in accumulate(sizes))
+    return min(len(sizes), max(least, fitting))
 
 
 def why_not(wanted: str, plan: planner.Plan) -> str:
@@ -112,7 +120,7 @@ def train(
     shape = model.peft_config["default"].to_dict() if hasattr(model, "peft_config") else {}
     settled = {name: shape[name] for name in ("r", "lora_alpha", "lora_dropout") if shape}
     targets = sorted(shape.get("target_modules", []))
-    held = tuning.held_out["text"]
+    held = list(tuning.held_out["text"])
     parts = [manifest["files"], tuning.rows, held, settled, targets, receipts.code_of(*CODE)]
     return training.fit(
         model,

@@ -40,7 +40,7 @@ class Server(ThreadingHTTPServer):
         self.plan: list[str] = []
         self.seen: list[tuple[float, str, str]] = []  # (time, path with query, POST body)
         self.lock = threading.Lock()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def eutils(self) -> str:
@@ -150,7 +150,9 @@ FAULTS: dict[str, Callable[[Handler, bytes], None]] = {
     "cut short of length": lambda handler, body: send(handler, body[: len(body) // 2], length=len(body)),
     "html": lambda handler, body: send(handler, b"<html><body>Service unavailable</body></html>"),
     "text": lambda handler, body: send(handler, b"Rate exceeded."),
-    "error": lambda handler, body: send(handler, b"<eSearchResult><ERROR>Search Backend failed</ERROR></eSearchResult>"),
+    "error": lambda handler, body: send(
+        handler, b"<eSearchResult><ERROR>Search Backend failed</ERROR></eSearchResult>"
+    ),
     "json": lambda handler, body: send(handler, b'{"error":"API rate limit exceeded"}'),
     "fewer": lambda handler, body: send(handler, fewer(body)),
     "empty": lambda handler, body: send(handler, empty(body)),
@@ -165,7 +167,9 @@ def read_records(path: Path, worth: Callable[[str], bool] = lambda text: True) -
             tags = ("PubmedArticle", "PubmedBookArticle")
             for _, element in etree.iterparse(stream, tag=tags, resolve_entities=False):
                 if worth(" ".join(element.itertext())):
-                    records[element.findtext(".//PMID")] = etree.tostring(element, encoding="unicode", with_tail=False)
+                    records[element.findtext(".//PMID")] = etree.tostring(
+                        element, encoding="unicode", with_tail=False
+                    )
                 element.clear()
                 while element.getprevious() is not None:
                     del element.getparent()[0]

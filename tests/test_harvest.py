@@ -1,5 +1,6 @@
 """The harvest over real HTTP on loopback: faults, kills, reruns, and what is said when something is missing."""
 
+import gzip
 import json
 import signal
 import socket
@@ -146,9 +147,7 @@ def test_a_silent_host_is_known_in_time(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         base = f"http://127.0.0.1:{silent.getsockname()[1]}"
         nowhere = f"http://127.0.0.1:{closed_port()}"
-        chosen = load(
-            None, NCBI_EUTILS_BASE=base, ARXIV_API_BASE=nowhere, PAPERS_ARCHIVE=str(SAMPLE / "pubmed.xml")
-        )
+        chosen = load(None, NCBI_EUTILS_BASE=base, ARXIV_API_BASE=nowhere, PAPERS_ARCHIVE=str(SAMPLE / "pubmed.xml"))
         began = time.monotonic()
         _, route, _ = gather(chosen, tmp_path)
         assert time.monotonic() - began < 4 and route["name"] == "archive" and "timed out" in route["why"]
@@ -262,8 +261,6 @@ def test_a_query_is_sent_or_asked_of_the_archive(server, tmp_path):
 def test_a_bad_archive_is_named(tmp_path, content):
     file = tmp_path / "papers.xml.gz"
     if content == b"cut":
-        import gzip
-
         content = gzip.compress((SAMPLE / "pubmed.xml").read_bytes())[:-2000]
     if content is not None:
         file.write_bytes(content)

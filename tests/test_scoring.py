@@ -14,7 +14,8 @@ each_question = pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q["
 AUXILIARY = re.compile(r"\b(is|are|was|were|can|may|must|should|will|has|have)\b")
 GENERIC = "It is important to consult a doctor about the diagnosis and the treatment of this disease. "
 NONSENSE = (
-    "The immune system is a complex network that communicates through the quantum field of the body. In many patients, "
+    "The immune system is a complex network that communicates through the quantum field of the body. In many "
+    "patients, "
     "the antibodies are released by the liver and travel to the brain, where a protein called C3F1 is activated. "
     "Treatment is based on the balance of energy in the cells, and the doctor should look at the whole person. "
     "The most common test is the observation of the skin in the morning."
@@ -77,9 +78,11 @@ def test_shuffled_words_score_nothing(question):
 
 @each_question
 def test_one_negation_costs(question):
-    first = sentences(question["reference"])[0]
-    negated = AUXILIARY.sub(r"\1 not", first, count=1)
-    assert grade(question["reference"].replace(first, negated), question).score < 1
+    reference = question["reference"]
+    places = [match.end() for match in AUXILIARY.finditer(reference)]
+    scores = [grade(f"{reference[:place]} not{reference[place:]}", question).score for place in places]
+    assert max(scores) <= 1
+    assert sum(score < 1 for score in scores) >= 0.5 * len(scores)
 
 
 @each_question
@@ -91,21 +94,28 @@ def test_repeating_and_padding_change_nothing(question):
 
 
 GOOD = {
-    "Q001": "Every patient must have a positive ANA test (titer ≥1:80) first.\n\n**Scoring**: a score of at least 10 points "
+    "Q001": "Every patient must have a positive ANA test (titer ≥1:80) first.\n\n**Scoring**: a score of at "
+    "least 10 points "
     "classifies the patient as having SLE.\n- Anti-dsDNA and anti-Sm antibodies are highly specific for SLE.\n"
-    "- **Hydroxychloroquine** is the cornerstone of therapy.\n- Steroids should be tapered to the lowest possible dose.",
-    "Q002": "Rheumatoid factor is positive in about 70% of patients, and anti-CCP antibodies are highly specific for RA. "
+    "- **Hydroxychloroquine** is the cornerstone of therapy.\n- Steroids should be tapered to the lowest "
+    "possible dose.",
+    "Q002": "Rheumatoid factor is positive in about 70% of patients, and anti-CCP antibodies are highly "
+    "specific for RA. "
     "Patients should be started on a DMARD as early as possible. Methotrexate is the preferred initial drug. "
     "Low-dose prednisone may be used as a bridge. The goal of treatment is remission.",
     "Q004": "The immune system mistakenly attacks and destroys the beta cells in the pancreas. This is mediated by T "
-    "lymphocytes. Antibodies to GAD, IA-2 and zinc transporter 8 appear early. People with multiple autoantibodies and "
+    "lymphocytes. Antibodies to GAD, IA-2 and zinc transporter 8 appear early. People with multiple "
+    "autoantibodies and "
     "normal sugar are in stage 1. Certain HLA genes increase the risk. Treatment is lifelong insulin therapy.",
     "Q006": "The first test is tTG-IgA in the blood. An endoscopy with biopsies of the small intestine confirms the "
-    "diagnosis. The person should not start a gluten-free diet before testing; gluten must stay in the diet until the "
-    "biopsy. Villous atrophy is seen. The only treatment is a lifelong gluten-free diet. Crohn's disease may involve any "
+    "diagnosis. The person should not start a gluten-free diet before testing; gluten must stay in the diet "
+    "until the "
+    "biopsy. Villous atrophy is seen. The only treatment is a lifelong gluten-free diet. Crohn's disease may "
+    "involve any "
     "part of the digestive tract from mouth to anus, whereas ulcerative colitis only affects the colon and rectum.",
     "Q008": "Psoriasis is driven by the IL-23/Th17 axis. IL-17A stimulates keratinocytes to proliferate. Secukinumab "
-    "targets IL-17A, while guselkumab and risankizumab inhibit IL-23. Up to 30% of patients develop psoriatic arthritis. "
+    "targets IL-17A, while guselkumab and risankizumab inhibit IL-23. Up to 30% of patients develop psoriatic "
+    "arthritis. "
     "Psoriasis is associated with cardiovascular disease. IL‑17 inhibitors are not recommended in Crohn's disease.",
 }
 
@@ -151,6 +161,12 @@ def test_a_dangerous_claim_costs(id, sentence):
         ("Q003", "There is no single blood test that confirms the diagnosis."),
         ("Q004", "Patients mustn't stop insulin during illness."),
         ("Q004", "Stopping insulin is dangerous for the patient."),
+        ("Q004", "Without insulin the patient will die."),
+        ("Q004", "If a patient can stop insulin for a day, the diagnosis is in doubt."),
+        ("Q003", "TNF inhibitors that treat arthritis can worsen multiple sclerosis."),
+        ("Q007", "Sjögren's disease not only affects the eyes but also the lungs."),
+        ("Q007", "The disease is not limited to the eyes."),
+        ("Q009", "Intravenous magnesium should be given with great caution."),
         ("Q005", "Graves' disease is treated with methimazole, whereas Hashimoto's is treated with levothyroxine."),
         ("Q006", "It is a myth that small amounts of gluten are safe."),
         ("Q007", "It is not true that Sjogren's syndrome is harmless."),

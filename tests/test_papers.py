@@ -1,0 +1,288 @@
+"""Records parsed, screened and turned into rows."""
+
+import io
+import json
+from collections import Counter
+
+import pytest
+
+from helpers import harvest, rows, screening, settings, topics
+from helpers.errors import CourseError
+from helpers.papers import Paper, Section, clean, read_papers, write_papers
+from helpers.paths import SAMPLE
+from helpers.pubmed import NotPubMed, parse_pubmed
+from helpers.queries import compile_query
+
+TOPIC = topics.load_topic("autoimmune")
+LONG = " ".join(["Lupus is an autoimmune disease that affects many organs."] * 8)
+
+
+@pytest.fixture(scope="module")
+def screened() -> screening.Screened:
+    chosen, _ = settings.load({"PAPERS_SOURCE": "sample"}, environment={})
+    return screening.screen(harvest.collect(chosen, TOPIC).papers, TOPIC, chosen.MAX_PAPERS)
+
+
+def parse(articles: str) -> list[Paper]:
+    return list(parse_pubmed(io.BytesIO(f"<PubmedArticleSet>{articles}</PubmedArticleSet>".encode())))
+
+
+def record(
+    title: str = "Lupus", abstract: str = f"<AbstractText>{LONG}</AbstractText>", pmid: int = 1, more: str = ""
+) -> str:
+    return (
+        f'<PubmedArticle><MedlineCitation><PMID Version="1">{pmid}</PMID><Article>'
+        f"<ArticleTitle>{title}</ArticleTitle><Abstract>{abstract}</Abstract><Language>eng</Language></Article>{more}</MedlineCitation></PubmedArticle>"
+    )
+
+
+def paper(number: int, **fields: object) -> Paper:
+    words = " ".join(f"word{number}x{n}" for n in range(80))
+    given = {"title": f"Lupus, study {number}", "abstract": (Section(text=f"Lupus. {words}."),)} | fields
+    return Paper(paper_id=str(number), source="PubMed", **given)
+
+
+def test_every_sample_record_is_kept_or_dropped_as_written_down(screened):
+    outcomes = Counter((p.source, p.paper_id, "kept") for p in screened.kept)
+    outcomes += Counter((d.source, d.paper_id, d.reason) for d in screened.dropped)
+    expected = json.loads((SAMPLE / "expected.json").read_text())
+    assert outcomes == Counter((e["source"], e["paper_id"], e["outcome"]) for e in expected)
+    assert screened.asked == len(expected) == len(screened.kept) + len(screened.dropped)
+    assert set(screened.reasons) == set(screening.REASONS) - {"over_limit"}
+
+
+def test_the_details_of_the_sample_are_read(screened):
+    kept = {p.paper_id: p for p in screened.kept}
+    assert kept["99000022"].title.startswith("CD4⁺ regulatory") and "10⁶ cells/L" in kept["99000022"].title
+    assert "consume O₂ differently" in kept["99000022"].text and "CD25high" in kept["99000022"].text
+    assert "expressed as J=a/b,r²." in kept["99000023"].text and "≥2.5" in kept["99000013"].text
+    assert kept["99000024"].title == "" and kept["99000025"].title.startswith("Vitiligo")
+    assert kept["99000002"].version == 2 and "95 invented" in kept["99000002"].text
+    book = kept["99000026"]
+    assert (book.journal, book.year, book.title) == (
+        "Course Sample Records: the book",
+        2023,
+        "Guillain-Barré syndrome",
+    )
+    assert kept["99000001"].mesh == ("Lupus Erythematosus, Systemic", "Humans")
+    assert kept["99000001"].doi == "10.5555/course.99000001" and kept["9901.00001"].version == 2
+    assert [s.role for s in kept["99000001"].abstract] == ["background", "methods", "results", "conclusions"]
+    assert kept["9901.00001"].licence == "CC0 metadata" and "CC0" in kept["99000001"].licence
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("10<sup>9</sup>/L", "10⁹/L"),
+        ("LE<sub>min</sub>", "LEmin"),
+        ("Foxp3<sup>-/-</sup> mice", "Foxp3-/- mice"),
+        ("<b>CD8<sup>+</sup></b> T", "CD8⁺ T"),
+        ("a<!-- no -->b", "ab"),
+        ("e\u0301t\u00e9\u00a0\u200b x\u0085y", "été x y"),
+        ('<m:math xmlns:m="http://www.w3.org/1998/Math/MathML"><m:msqrt><m:mi>x</m:mi></m:msqrt>'
+         '<m:annotation>tex</m:annotation></m:math>', "√(x)"),
+        ("p &lt; 0.05 &amp; n≥3", "p < 0.05 & n≥3"),
+    ],
+)  # fmt: skip
+def test_inline_markup_reads_as_a_person_would_write_it(markup, text):
+    (found,) = parse(record(title=markup))
+    assert found.title == text == clean(text)
+
+
+def test_screening_looks_at_each_mark():
+    links = '<CommentsCorrectionsList><CommentsCorrections RefType="{}"/></CommentsCorrectionsList>'
+    for kind, reason in (
+        ("RetractionIn", "retracted"),
+        ("ErratumFor", "notice"),
+        ("ErratumIn", ""),
+        ("CommentIn", ""),
+    ):
+        (found,) = parse(record(more=links.format(kind)))
+        assert screening.judge(found, TOPIC)[0] == reason
+    assert screening.judge(paper(1, language="fre"), TOPIC)[0] == "language"
+    assert (
+        screening.judge(
+            paper(1, title="Stars in the Lupus constellation", abstract=(Section(text="star " * 80),)), TOPIC
+        )[0]
+        == "off_topic"
+    )
+    assert screening.judge(paper(1, mesh=("Fractures, Bone",)), TOPIC)[0] == "off_topic"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [b"", b"<html/>", b"<PubmedArticleSet>", b"<PubmedArticleSet>\x00</PubmedArticleSet>", b"{}", b"\xff\xfe<"],
+)
+def test_what_is_not_pubmed_is_refused(document):
+    with pytest.raises(NotPubMed):
+        list(parse_pubmed(io.BytesIO(document)))
+
+
+def test_entities_are_neither_expanded_nor_fetched(tmp_path):
+    (tmp_path / "secret").write_text("SECRET")
+    head = f'<!DOCTYPE PubmedArticleSet [<!ENTITY e "BOOM"><!ENTITY f SYSTEM "{tmp_path / "secret"}">]>'
+    document = f"{head}<PubmedArticleSet>{record(title='a &e; b &f; c')}</PubmedArticleSet>"
+    (found,) = parse_pubmed(io.BytesIO(document.encode()))
+    assert found.title == "a b c"
+
+
+def test_an_entity_bomb_goes_off_nowhere():
+    bomb = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 20}">' for n in range(9))
+    head = f'<!DOCTYPE PubmedArticleSet [<!ENTITY e0 "BOOM">{bomb}]>'
+    with pytest.raises(NotPubMed, match="amplification"):
+        list(parse_pubmed(io.BytesIO(f"{head}<PubmedArticleSet>{record(title='&e9;')}</PubmedArticleSet>".encode())))
+
+
+def test_a_record_without_a_pmid_is_passed_over_and_doubtful_ones_survive():
+    assert parse("<PubmedArticle/><PubmedArticle><MedlineCitation><PMID/></MedlineCitation></PubmedArticle>") == []
+    (found,) = parse(
+        '<PubmedArticle><MedlineCitation><PMID Version="x">7</PMID><Article/></MedlineCitation></PubmedArticle>'
+    )
+    assert (found.paper_id, found.title, found.year, found.version) == ("7", "", None, 1)
+
+
+def test_the_order_of_arrival_cannot_show(tmp_path):
+    chosen, _ = settings.load({"PAPERS_SOURCE": "sample"}, environment={})
+    papers = [p for p in harvest.collect(chosen, TOPIC).papers if "deleted" not in p.flags]
+    for name, order in (("a", papers), ("b", papers[::-1])):
+        write_papers(tmp_path / name, screening.screen(order, TOPIC, 20).kept)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert len(read_papers(tmp_path / "a")) == 20
+    (tmp_path / "a").write_text('{"paper_id": "1"}\n')
+    with pytest.raises(CourseError, match="no paper"):
+        read_papers(tmp_path / "a")
+
+
+def test_the_limit_is_kept_and_said():
+    found = screening.screen([paper(n) for n in range(30)], TOPIC, 10)
+    assert len(found.kept) == 10 and found.reasons == {"over_limit": 20}
+
+
+def test_a_glance_misses_no_paper_of_the_topic():
+    chosen, _ = settings.load({"PAPERS_SOURCE": "sample"}, environment={})
+    glance, seen = topics.Glance(TOPIC), 0
+    for found in harvest.collect(chosen, TOPIC).papers:
+        text = " ".join([found.title, found.text, *found.mesh])
+        if TOPIC.mentions(text) or TOPIC.mesh.intersection(found.mesh):
+            seen += 1
+            assert glance(text), found.paper_id
+    assert seen > 30 and not glance("A paper about bridges of steel and their rust")
+    for term in topics.all_terms(TOPIC):
+        assert glance(f"On {term.rstrip('*')}, a study") and TOPIC.mentions(f"On {term.rstrip('*')}, a study")
+
+
+def test_passing_over_records_changes_no_decision(screened):
+    whole = screening.screen(parse_pubmed(SAMPLE / "pubmed.xml", harvest.SAMPLE_DAY), TOPIC, 300)
+    quick = screening.screen(parse_pubmed(SAMPLE / "pubmed.xml", harvest.SAMPLE_DAY, topics.Glance(TOPIC)), TOPIC, 300)
+    assert quick.kept == whole.kept and quick.reasons == whole.reasons
+    assert [d for d in quick.dropped if d.detail == "no word of the topic"]
+
+
+def test_terms_are_told_from_their_look_alikes():
+    assert TOPIC.mentions("coeliac disease and the coeliac trunk") == ["coeliac"]
+    assert TOPIC.mentions("psoriasiform change, sle, Lupus anticoagulant") == []
+    assert TOPIC.score(paper(1, title="IBD in chickens", abstract=(Section(text="IBD " * 80),)))[0] == 0
+    assert TOPIC.diseases_of(paper(1, title="Crohn’s disease with psoriasis")) == [
+        "inflammatory bowel disease",
+        "psoriasis",
+    ]
+
+
+def test_a_wrong_topic_is_explained(tmp_path):
+    with pytest.raises(CourseError, match="TOPIC='asthma'"):
+        topics.load_topic("asthma")
+    for text, complaint in (("{", "not JSON"), ('{"name": "x"}', "pubmed_query"), ("[]", "mistake")):
+        (tmp_path / "topic.json").write_text(text)
+        with pytest.raises(CourseError, match=complaint):
+            topics.load_topic(str(tmp_path / "topic.json"))
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ('"lupus nephritis"[tiab] AND english[la]', True),
+        ("(asthma OR lupus) AND hasabstract NOT mice", True),
+        ("lupus NOT nephritis", False),
+        ("nephrit* 2020:2022[dp]", True),
+        ("lupus[mesh]", False),
+    ],
+)
+def test_a_query_can_be_asked_of_a_paper(query, found):
+    subject = paper(1, title="Lupus nephritis in children", year=2021)
+    assert compile_query(query)(subject) is found
+
+
+@pytest.mark.parametrize("query", ["", "(lupus", "lupus)", "AND", "lupus AND", '"lupus', "lupus[nonsense]", '""'])
+def test_a_query_that_does_not_parse_is_refused(query):
+    with pytest.raises(CourseError, match="PAPERS_QUERY"):
+        compile_query(query)
+
+
+def test_answers_are_the_papers_own_words(screened):
+    training, held_out = rows.build(screened.kept, seed=42, rows_per_paper=6)
+    sections = {p.key: p.abstract for p in screened.kept}
+    every = training + [row for unseen in held_out for row in unseen["rows"]]
+    for row in every:
+        start, stop = row["span"]
+        assert (
+            sections[row["source"], row["paper_id"]][row["section"]["number"]].text[start:stop] == row["completion"]
+        )
+        assert row["text"] == f"User: {row['prompt']}\n\nAssistant: {row['completion']}"
+    assert len(every) > 90 and {row["view"] for row in every} == {
+        "title_to_conclusion", "section_results", "section_methods", "section_background", "abstract"
+    }  # fmt: skip
+    assert len(held_out) == round(0.3 * len(screened.kept))
+    assert rows.build(screened.kept[::-1], 42, 6) == (training, held_out)
+    assert rows.build(screened.kept, 43, 6)[1] != held_out
+    assert max(Counter(r["paper_id"] for r in rows.build(screened.kept, 42, 2)[0]).values()) == 2
+
+
+def test_a_conclusion_is_found_in_an_unlabelled_abstract(screened):
+    (subject,) = (p for p in screened.kept if p.paper_id == "99000015")
+    row = rows.make_rows(subject, 6)[0]
+    assert row["view"] == "title_to_conclusion" and row["completion"].startswith(
+        "These findings suggest that symptoms"
+    )
+
+
+def test_sentences_and_furniture():
+    text = "We used p < .05 vs. E. coli, i.e. none. It fell (Fig. 2). Trial registration: NCT01. © 2021 Elsevier."
+    assert [text[a:b] for a, b in rows.sentences(text)][:2] == [
+        "We used p < .05 vs. E. coli, i.e. none.",
+        "It fell (Fig. 2).",
+    ]
+    start, stop = rows.fit(text)
+    assert text[start:stop].endswith("(Fig. 2).")
+
+
+def test_near_duplicates_stay_on_one_side_and_leaks_are_caught():
+    twins = [paper(n, abstract=paper(n // 2).abstract) for n in range(40)]
+    for seed in range(5):
+        training, held_out = rows.split(twins, seed)
+        assert not {int(p.paper_id) // 2 for p in training} & {int(p.paper_id) // 2 for p in held_out}
+        assert len(held_out) == 12
+    with pytest.raises(AssertionError, match="held-out"):
+        rows.check_no_leak(rows.make_rows(twins[0], 1), [{"source": "PubMed", "paper_id": "0", "title": "Other"}])
+
+
+def test_a_users_rows_are_read_or_refused_by_number(tmp_path):
+    file = tmp_path / "mine.json"
+    good = {"text": "User: Why?\n\nAssistant: Because.", "source": "me", "paper_id": "1", "title": ""}
+    file.write_text(json.dumps([good, good]))
+    assert [(row["prompt"], row["completion"]) for row in rows.load_rows(file)] == [("Why?", "Because.")] * 2
+    for bad in (good | {"text": "hello"}, good | {"text": "User: a\n\nAssistant: "}, {"text": good["text"]}, 5):
+        file.write_text(json.dumps([good, bad, good, bad]))
+        with pytest.raises(CourseError, match="row 2, 4"):
+            rows.load_rows(file)
+    lines = tmp_path / "mine.jsonl"
+    lines.write_text(json.dumps(good) + "\n{torn\n")
+    with pytest.raises(CourseError, match=r"row 2\n"):
+        rows.load_rows(lines)
+    lines.write_text(
+        json.dumps(good) + "\n\n" + json.dumps(good | {"text": "a b", "prompt": "", "completion": "a b"})
+    )
+    assert [row["prompt"] for row in rows.load_rows(lines)] == ["Why?", ""]
+    for text in ("[]", "{}", "nonsense"):
+        file.write_text(text)
+        with pytest.raises(CourseError, match=r"mine\.json"):
+            rows.load_rows(file)
