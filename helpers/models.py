@@ -1,10 +1,6 @@
 """Models in memory: the base in any precision, an adapter on top, their sizes."""
 
-import os
 from pathlib import Path
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import torch
 from peft import PeftModel

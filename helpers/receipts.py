@@ -51,7 +51,8 @@ def write(
 
     `facts` are what the stage wants remembered (counts, metrics, route …), as JSON values.
     """
-    outputs = merge(fingerprints(artefact(name, settings, folders)) for name in stage.outputs)
+    left = stage.outputs if status == "done" else ()
+    outputs = merge(fingerprints(artefact(name, settings, folders)) for name in left)
     receipt = {
         "stage": stage.name,
         "status": status,
@@ -61,6 +62,7 @@ def write(
         "execution": os.environ.get("COURSE_EXECUTION", "by hand"),
         "key": key(stage, settings, folders),
         "outputs": outputs,
+        "megabytes_left": round(sum((ROOT / name).stat().st_size for name in outputs) / 1e6, 1),
         **facts,
         "profile": settings.PROFILE,
         "python": platform.python_version(),

@@ -27,10 +27,10 @@ ASK = {
     "abstract": "What does the paper “{title}” report?",
 }
 CONCLUDES = re.compile(
-    r"(?:In (?:conclusion|summary)|To conclude|Taken together|Collectively|Altogether|We conclude|Conclusions?:"
+    r"(?:In (?:conclusion|summary)|To conclude|Taken together|Collectively|Altogether|We conclude"
     r"|Overall, (?:our|these|this|the)"
     r"|(?:Our|These|The present|This) (?:findings?|results?|data|study|work|evidence|observations?)(?: \w+)? "
-    r"(?:suggest|indicate|demonstrate|support|highlight|provide|reveal|show|confirm|imply|underline|underscore)s?)\b"
+    r"(?:suggest|indicate|demonstrate|support|highlight|provide|reveal|show|confirm|imply|underline|underscore)s?)\b|Conclusions?:\s*"
 )
 ABBREVIATION = re.compile(
     r"(?:\b(?:vs|e\.g|i\.e|al|cf|approx|no|nos|fig|figs|dr|st|resp|ca|spp|subsp)|\b[A-Z])\.$", re.I
@@ -61,25 +61,22 @@ def fit(text: str, start: int = 0) -> tuple[int, int] | None:
     Stops before copyright lines and trial numbers, and after LONGEST words.
     """
     end, words = start, 0
-    for begin, stop in sentences(text):
-        if begin < start:
-            continue
-        if FURNITURE.search(text[begin:stop]):
+    for begin, stop in sentences(text[start:]):
+        sentence = text[start + begin : start + stop]
+        words += len(sentence.split())
+        if FURNITURE.search(sentence) or (words > LONGEST and end > start):
             break
-        words += len(text[begin:stop].split())
-        if words > LONGEST and end > start:
-            break
-        end = stop
+        end = start + stop
     piece = text[start:end]
     whole = piece.endswith((".", "!", "?", ")", "”"))
     return (start, end) if whole and SHORTEST <= len(piece.split()) <= 2 * LONGEST else None
 
 
 def find_conclusion(text: str) -> int | None:
-    """Where an unlabelled abstract begins to conclude: the first sentence of its last part that says so."""
+    """Where an unlabelled abstract begins to conclude: the first sentence of its second half that says so."""
     for start, _ in sentences(text):
-        if start >= len(text) // 2 and CONCLUDES.match(text, start):
-            return start
+        if start >= len(text) // 2 and (found := CONCLUDES.match(text, start)):
+            return found.end() if ":" in found[0] else start
     return None
 
 

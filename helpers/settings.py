@@ -32,6 +32,7 @@ SECRETS = ("HF_TOKEN", "NCBI_API_KEY", "NCBI_EMAIL")
 
 Profile = Literal["auto", "smoke", "cpu", "t4", "gpu24", "gpu80"]
 Url = Annotated[str, AfterValidator(lambda url: str(AnyHttpUrl(url)).rstrip("/"))]
+InRepository = Annotated[Path, AfterValidator(lambda path: ROOT / path.expanduser())]  # absolute ones stay
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 FromRoot = Annotated[  # a relative path is relative to the repository, wherever the process stands
@@ -264,7 +265,7 @@ def shown(settings: Settings, name: str) -> str:
         return "set" if value else "not set"
     if isinstance(value, Path):
         return relative(value)
-    return "" if value is None else str(value)
+    return "" if value is None else relative(value) if isinstance(value, Path) else str(value)
 
 
 def jsonable(settings: Settings, names: Iterable[str]) -> dict[str, object]:
@@ -272,4 +273,6 @@ def jsonable(settings: Settings, names: Iterable[str]) -> dict[str, object]:
     names = list(names)
     if secret := set(names) & set(SECRETS):
         raise ValueError(f"secrets do not go into artefacts: {sorted(secret)}")
-    return settings.model_dump(mode="json", include=set(names))
+    plain = settings.model_dump(mode="json", include=set(names))
+    paths = {name: relative(getattr(settings, name)) for name in names if isinstance(getattr(settings, name), Path)}
+    return plain | paths

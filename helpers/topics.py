@@ -4,13 +4,13 @@ import json
 import re
 import unicodedata
 from functools import cache, cached_property
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from helpers.errors import CourseError
 from helpers.papers import Paper
 from helpers.paths import TOPICS, relative
+from helpers.stages import topic_file
 
 TITLE_WEIGHT = 6
 THRESHOLD = 6
@@ -116,7 +116,7 @@ def load_topic(name: str) -> Topic:
 
     Raises CourseError naming the file and the key that is wrong, or the topics there are.
     """
-    path = Path(name) if name.endswith(".json") else TOPICS / f"{name}.json"
+    path = topic_file(name)
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in TOPICS.glob("*.json")))
         raise CourseError(

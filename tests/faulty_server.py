@@ -6,6 +6,7 @@ Then:    NCBI_EUTILS_BASE=http://127.0.0.1:8070/eutils ARXIV_API_BASE=http://127
 
 import argparse
 import json
+import re
 import socket
 import struct
 import threading
@@ -136,6 +137,13 @@ def fewer(body: bytes) -> bytes:
     return body
 
 
+def more(body: bytes) -> bytes:
+    """The same answer with a copy of its first record under an id nobody asked for."""
+    record = body[body.index(b"<PubmedArticle>") : body.index(b"</PubmedArticle>")] + b"</PubmedArticle>"
+    stranger = re.sub(rb'(<PMID Version="1">)\d+', rb"\g<1>77777777", record)
+    return body.replace(b"</PubmedArticleSet>", stranger + b"</PubmedArticleSet>")
+
+
 def empty(body: bytes) -> bytes:
     return FEED.format(n=0, total=0, start=0, entries="").encode()
 
@@ -155,6 +163,7 @@ FAULTS: dict[str, Callable[[Handler, bytes], None]] = {
     ),
     "json": lambda handler, body: send(handler, b'{"error":"API rate limit exceeded"}'),
     "fewer": lambda handler, body: send(handler, fewer(body)),
+    "more": lambda handler, body: send(handler, more(body)),
     "empty": lambda handler, body: send(handler, empty(body)),
 }
 

@@ -79,6 +79,14 @@ def test_a_passing_fault_leaves_no_trace(server, tmp_path, fault):
     assert faulty == clean and route["incomplete"] is None
 
 
+def test_records_nobody_asked_for_are_left_out(server, tmp_path):
+    clean, _, _ = gather(load(server), tmp_path / "clean")
+    server.plan = ["efetch:more", "efetch:more"]
+    faulty, route, _ = gather(load(server), tmp_path / "faulty")
+    assert faulty == clean and server.plan == []
+    assert route["sources"]["PubMed"] == {"asked": len(server.records), "got": len(server.records)}
+
+
 def test_retry_after_is_obeyed(server, tmp_path):
     server.plan = ["efetch:429", "arxiv:429"]
     gather(load(server), tmp_path)

@@ -173,9 +173,13 @@ def test_a_glance_misses_no_paper_of_the_topic():
 
 def test_passing_over_records_changes_no_decision(screened):
     whole = screening.screen(parse_pubmed(SAMPLE / "pubmed.xml", harvest.SAMPLE_DAY), TOPIC, 300)
-    quick = screening.screen(parse_pubmed(SAMPLE / "pubmed.xml", harvest.SAMPLE_DAY, topics.Glance(TOPIC)), TOPIC, 300)
+    quick = screening.screen(
+        parse_pubmed(SAMPLE / "pubmed.xml", harvest.SAMPLE_DAY, topics.Glance(TOPIC)), TOPIC, 300
+    )
     assert quick.kept == whole.kept and quick.reasons == whole.reasons
-    assert [d for d in quick.dropped if d.detail == "no word of the topic"]
+    bridges = f"<PubmedArticleSet>{record('Bridges', '<AbstractText>Steel rusts.</AbstractText>')}</PubmedArticleSet>"
+    (passed,) = parse_pubmed(io.BytesIO(bridges.encode()), worth=topics.Glance(TOPIC))
+    assert passed.abstract == () and screening.judge(passed, TOPIC) == ("off_topic", "no word of the topic")
 
 
 def test_terms_are_told_from_their_look_alikes():
@@ -245,6 +249,12 @@ def test_a_conclusion_is_found_in_an_unlabelled_abstract(screened):
     )
 
 
+def test_a_label_inside_the_text_is_no_part_of_the_answer():
+    text = f"Background: {LONG} Conclusions: Lupus is treated with hydroxychloroquine in nearly all patients today."
+    row = rows.make_rows(paper(1, abstract=(Section(text=text),)), 1)[0]
+    assert row["completion"] == "Lupus is treated with hydroxychloroquine in nearly all patients today."
+
+
 def test_sentences_and_furniture():
     text = "We used p < .05 vs. E. coli, i.e. none. It fell (Fig. 2). Trial registration: NCT01. © 2021 Elsevier."
     assert [text[a:b] for a, b in rows.sentences(text)][:2] == [
@@ -255,7 +265,7 @@ def test_sentences_and_furniture():
     assert text[start:stop].endswith("(Fig. 2).")
 
 
-def test_near_duplicates_stay_on_one_side_and_leaks_are_caught():
+def test_near_duplicates_stay_on_one_side_and_leaks_are_caught(monkeypatch):
     twins = [paper(n, abstract=paper(n // 2).abstract) for n in range(40)]
     for seed in range(5):
         training, held_out = rows.split(twins, seed)
@@ -263,6 +273,9 @@ def test_near_duplicates_stay_on_one_side_and_leaks_are_caught():
         assert len(held_out) == 12
     with pytest.raises(AssertionError, match="held-out"):
         rows.check_no_leak(rows.make_rows(twins[0], 1), [{"source": "PubMed", "paper_id": "0", "title": "Other"}])
+    monkeypatch.setattr(rows, "split", lambda papers, seed: (papers[:2], papers[1:3]))
+    with pytest.raises(AssertionError, match="held-out"):
+        rows.build(twins, 1, 2)
 
 
 def test_a_users_rows_are_read_or_refused_by_number(tmp_path):

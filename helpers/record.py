@@ -1,0 +1,99 @@
+"""A recorded run: its receipts and scores kept in the repository, and the README's table made from them."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from helpers import files
+from helpers.errors import CourseError
+from helpers.paths import ROOT, Folders, relative
+from helpers.progress import clock
+from helpers.stages import STAGES
+
+RECORDED = ROOT / "reports" / "recorded"
+README = ROOT / "README.md"
+START, END = "<!-- recorded run: start -->", "<!-- recorded run: end -->"
+
+
+def record(folders: Folders) -> None:
+    """Copy what a finished run may publish to reports/recorded, and put its table into the README.
+
+    Pages are left out: they show passages of abstracts, which belong to their publishers.
+
+    Raises CourseError if a stage of the run has not finished.
+    """
+    for stage in STAGES:
+        if not stage.receipt(folders).exists():
+            raise CourseError(f"{stage.name} has no receipt in {relative(folders.reports)}", "run make pipeline")
+    files.remove_folder(RECORDED)
+    (RECORDED / "receipts").mkdir(parents=True)
+    for path in [folders.scores, *sorted(folders.reports.glob("results_*.json"))]:
+        shutil.copy(path, RECORDED / path.name)
+    for stage in STAGES:
+        shutil.copy(stage.receipt(folders), RECORDED / "receipts" / f"{stage.name}.json")
+    before, _, rest = README.read_text(encoding="utf-8").partition(START)
+    files.write_text(README, f"{before}{START}\n{summary()}\n{END}{rest.partition(END)[2]}")
+
+
+def summary(recorded: Path = RECORDED) -> str:
+    """The recorded run in Markdown: verdict, rows, comparisons, cost. Every figure is read from its files."""
+    scores = files.read_json(recorded / "scores.json")
+    receipts = {s.number: files.read_json(recorded / "receipts" / f"{s.name}.json") for s in STAGES}
+    route, counts = receipts[3]["route"], receipts[3]["counts"]
+    return "\n".join(
+        [
+            f"> {scores['conclusion']}",
+            "",
+            f"Profile `{receipts[1]['profile']}`, model {receipts[1]['model']} ({receipts[1]['source']}); "
+            f"papers by the `{route['name']}` route: {counts['found']:,} records found, {counts['kept']} kept, {counts['rows']} "
+            f"training rows, {counts['held_out']} papers held out.",
+            "",
+            *rows_table(scores),
+            "",
+            *comparisons_table(scores),
+            "",
+            *cost_table(receipts),
+        ]
+    )
+
+
+def rows_table(scores: dict) -> list[str]:
+    lines = ["| model | rubric score (0–1) | bits per byte, held-out papers | words an answer |", "|---|--:|--:|--:|"]
+    for name, row in scores["rows"].items():
+        rubric, bits = row["rubric"], row["bits_per_byte"]
+        lines.append(
+            f"| `{name}` | {rubric['mean']:.3f} (n = {rubric['n']}) | {bits['mean']:.4f} (n = {bits['n']}) "
+            f"| {row['answers']['words_mean']:.0f} |"
+        )
+    return lines
+
+
+def comparisons_table(scores: dict) -> list[str]:
+    lines = ["| comparison | difference | 95 % interval | detectable | verdict |", "|---|--:|--:|--:|---|"]
+    for c in scores["comparisons"]:
+        detectable = c["minimum_detectable_effect"]
+        lines.append(
+            f"| {c['name']} | {c['mean_difference']:+.4f} | {c['low']:+.4f} to {c['high']:+.4f} "
+            f"| {'–' if detectable is None else f'{detectable:.4f}'} | {c['verdict']} |"
+        )
+    return lines
+
+
+def cost_table(receipts: dict[int, dict]) -> list[str]:
+    lines = ["| stage | minutes | peak memory | left behind |", "|---|--:|--:|--:|"]
+    for stage in STAGES:
+        receipt = receipts[stage.number]
+        lines.append(
+            f"| {stage.number} {stage.title} | {clock(receipt['seconds'])} "
+            f"| {receipt['peak_memory'] / 2**30:.1f} GiB | {receipt['megabytes_left']:.1f} MB |"
+        )
+    total = sum(receipt["seconds"] for receipt in receipts.values())
+    most = max(receipt["peak_memory"] for receipt in receipts.values())
+    return [*lines, f"| all | {clock(total)} | {most / 2**30:.1f} GiB | |"]
+
+
+if __name__ == "__main__":
+    try:
+        record(Folders(sys.argv[1] if len(sys.argv) > 1 else ""))
+    except CourseError as error:
+        sys.exit(str(error))
