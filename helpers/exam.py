@@ -38,7 +38,7 @@ class Candidate:
         folder = base_model(self.settings.MODEL_NAME)
         if self.which == "full":
             return models.load(folder, self.settings.DTYPE, self.settings.ATTENTION)
-        return models.unpack(models.load(folder, "nf4", self.settings.ATTENTION))
+        return models.unpack(models.load(folder, "nf4", self.settings.ATTENTION, self.settings.DTYPE))
 
     def trained(self) -> PreTrainedModel:
         """The model under examination."""

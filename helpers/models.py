@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -34,11 +35,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load(folder: Path, precision: str = "auto", attention: str = "auto") -> PreTrainedModel:
+def load(folder: Path, precision: str = "auto", attention: str = "auto", dtype: str = "auto") -> PreTrainedModel:
     """The model in `folder`, ready to answer.
 
     `precision` is float32, bfloat16, float16, auto (what the hardware does best) or nf4: 4-bit weights,
-    computed with in the best precision (Dettmers et al. 2023, "QLoRA").
+    computed with in `dtype` (Dettmers et al. 2023, "QLoRA").
 
     Raises CourseError where the weights do not load or bitsandbytes cannot work on this machine.
     """
@@ -47,13 +48,13 @@ def load(folder: Path, precision: str = "auto", attention: str = "auto") -> PreT
         options["attn_implementation"] = attention
     if precision == "nf4":
         require_four_bit()
-        options["quantization_config"] = four_bit()
-        options["dtype"] = getattr(torch, compute_dtype())
+        options["dtype"] = getattr(torch, compute_dtype(dtype))
+        options["quantization_config"] = four_bit(options["dtype"])
     else:
         options["dtype"] = getattr(torch, compute_dtype(precision))
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise CourseError(
             f"the model in {relative(folder)} does not load: {str(error).splitlines()[0][:200]}",
             "run stage 1 again (make pipeline STAGES=1 FORCE=1), or choose another MODEL_NAME",
@@ -83,13 +84,13 @@ def unpack(model: PreTrainedModel) -> PreTrainedModel:
     return model.dequantize().eval() if device() == "cpu" else model
 
 
-def four_bit() -> BitsAndBytesConfig:
-    """NF4 with double quantisation: 4 bits a weight and about half a bit for the scales."""
+def four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with double quantisation: 4 bits a weight and about an eighth of a bit for the scales."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, compute_dtype()),
+        bnb_4bit_compute_dtype=dtype,
     )
 
 

@@ -189,8 +189,10 @@ def stage_row(stage: Stage, receipt: Mapping | None, folders: Folders) -> dict[s
 
 
 def number(value: float | None, digits: int, sign: str = "") -> str:
-    """A figure with a real minus; "–" for None."""
-    return "–" if value is None else f"{value:{sign}.{digits}f}".replace("-", "−")
+    """A figure with a real minus; "–" for None, and no sign for 0."""
+    if value is None:
+        return "–"
+    return f"{value:{sign if round(value, digits) else ''}.{digits}f}".replace("-", "−")
 
 
 def versions(receipts: Mapping[str, Mapping]) -> str:

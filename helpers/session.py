@@ -5,11 +5,10 @@ import time
 from collections.abc import Mapping
 from types import SimpleNamespace
 
-import pandas as pd
 from IPython import get_ipython
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 
-from helpers import artefacts, receipts, settings
+from helpers import artefacts, receipts, settings, tables
 from helpers.errors import CourseError
 from helpers.hardware import memory_peak
 from helpers.paths import Folders, relative
@@ -28,18 +27,18 @@ class Session:
         self.started = time.monotonic()
         self.failed_commands: list[str] = []
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> HTML:
         """Every knob of this stage: value, where it came from, what it does."""
-        rows = [
-            (
-                name,
-                settings.shown(self.resolved, name),
-                self.origins[name],
-                settings.Settings.model_fields[name].description,
-            )
+        fields = settings.Settings.model_fields
+        return tables.table(
+            {
+                "setting": name,
+                "value": settings.shown(self.resolved, name),
+                "from": self.origins[name],
+                "what it does": fields[name].description,
+            }
             for name in self.knobs
-        ]
-        return pd.DataFrame(rows, columns=["setting", "value", "from", "what it does"]).set_index("setting")
+        )
 
     def finish(self, status: str = "done", reason: str = "", **facts: object) -> None:
         """Check that nothing failed silently, write the receipt and say what was left behind.

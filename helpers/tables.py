@@ -2,27 +2,30 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from html import escape
+from typing import TYPE_CHECKING
 
+import pandas as pd
 from IPython.display import HTML
-from transformers import PreTrainedTokenizerBase
 
-CELL = "text-align:left; vertical-align:top; white-space:pre-wrap; padding:.4em .8em; min-width:4em"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 GRADED = "background:#cfe3f3; color:#000"
 
 
 def table(rows: Iterable[Mapping[str, object]], numbers: Iterable[str] = ()) -> HTML:
     """Rows of the same keys as an HTML table; columns in `numbers` are aligned right."""
-    rows, numbers = list(rows), set(numbers)
-    if not rows:
+    frame = pd.DataFrame(list(rows))
+    if frame.empty:
         return HTML("<p>Nothing to show in this run.</p>")
-    style = {name: CELL.replace("left", "right", 1) if name in numbers else CELL for name in rows[0]}
-    head = "".join(f'<th style="{style[name]}">{escape(str(name))}</th>' for name in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f'<td style="{style[n]}">{escape(str(v))}</td>' for n, v in row.items()) + "</tr>"
-        for row in rows
-    )
-    return HTML(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    cells = {"text-align": "left", "vertical-align": "top", "white-space": "pre-wrap"}
+    heads = [{"selector": "th", "props": "text-align:left"}]
+    style = frame.style.hide(axis="index").format(escape="html").set_properties(**cells).set_table_styles(heads)
+    style = style.set_properties(subset=list(numbers), **{"text-align": "right"})
+    name = sha256(frame.to_json().encode()).hexdigest()[:8]  # the style of one table must not reach another
+    return HTML(style.set_uuid(name).to_html())
 
 
 def questions(asked: list[dict]) -> HTML:
@@ -62,7 +65,7 @@ def drops(dropped: Iterable, examples: int = 2) -> HTML:
     )
 
 
-def graded_tokens(example: dict, tokenizer: PreTrainedTokenizerBase) -> HTML:
+def graded_tokens(example: dict, tokenizer: "PreTrainedTokenizerBase") -> HTML:
     """One training row as the model reads it; the tokens it is graded on are shaded."""
     ids, start = example["input_ids"], example["answer_from"]
     read, graded = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])

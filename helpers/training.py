@@ -23,6 +23,7 @@ from helpers.progress import Line
 SECONDS_BETWEEN_CHECKPOINTS = 120
 EVALUATIONS = 6
 RECORD = "training.json"
+OPTIMIZER_PARTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's; its count leaves out what float16 skipped
 MEASURED = ("seconds", "peak_memory")  # differ from run to run, so they are kept beside the result, not in it
 
 
@@ -127,11 +128,12 @@ def fit(
     `identity` is a hash of the model, the rows and the code: with the recipe it decides whether `out` or a
     checkpoint below `work` already is this training. `base` is the base model's manifest.
 
-    Ctrl-C and SIGTERM save a checkpoint after the update in hand. Raises CourseError if the loss stops
-    being a number.
+    Ctrl-C and SIGTERM save a checkpoint after the update in hand, then raise KeyboardInterrupt. Raises
+    CourseError if the loss stops being a number.
     """
     key = files.sha256_of([identity, asdict(recipe)])
     if (done := finished(out, key, work)) and not forced():
+        files.remove_folder(work)
         show(done, len(done.updates))
         return done
     if read_key(work) != key:
@@ -180,10 +182,12 @@ def fit(
                 saved_at = time.monotonic()
             if stop:
                 raise KeyboardInterrupt(f"stopped after update {step + 1}; run again to go on from there")
-    history.peak_memory = max(history.peak_memory, memory_peak())
-    save_result(model, tokenizer, recipe, history, key, base, out)
-    files.write_json(timing(work), {"key": key} | {name: getattr(history, name) for name in MEASURED})
-    files.remove_folder(work)
+        history.peak_memory = max(history.peak_memory, memory_peak())
+        save_result(model, tokenizer, recipe, history, key, base, out)
+        files.write_json(timing(work), {"key": key} | {name: getattr(history, name) for name in MEASURED})
+        files.remove_folder(work)
+        if asked_to_stop():
+            raise KeyboardInterrupt("stopped after the last update; the result is saved")
     return history
 
 
@@ -271,7 +275,7 @@ def save_checkpoint(
 ) -> None:
     tensors = dict(weights)
     for name, weight in weights.items():
-        tensors |= {f"{part}|{name}": optimizer.state[weight][part] for part in ("exp_avg", "exp_avg_sq")}
+        tensors |= {f"{part}|{name}": optimizer.state[weight][part] for part in OPTIMIZER_PARTS}
     checkpoints.save(work, step, tensors, {"key": key, "history": asdict(history), "scaler": scaler.state_dict()})
 
 
@@ -288,12 +292,11 @@ def resume(
         return History()
     tensors, state = found
     history = History(**state["history"])
-    step = torch.tensor(float(len(history.updates)))
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(tensors[name])
-            moments = {part: tensors[f"{part}|{name}"].to(weight.device) for part in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[weight] = {"step": step.clone().to(weight.device), **moments}
+            parts = {part: tensors[f"{part}|{name}"].to(weight.device) for part in OPTIMIZER_PARTS}
+            optimizer.state[weight] = parts
     scaler.load_state_dict(state["scaler"])
     print(f"going on after update {len(history.updates)}, from a checkpoint in {relative(work)}")
     return history
@@ -312,15 +315,16 @@ def save_result(
     files.require_space(out, sum(4 * w.numel() for w in model.parameters() if w.requires_grad), "saving the result")
     with files.writing_folder(out) as temporary:
         if hasattr(model, "peft_config"):
-            model.peft_config["default"].base_model_name_or_path = base["id"]
-            model.peft_config["default"].revision = base["revision"]
+            config = model.peft_config["default"]
+            config.base_model_name_or_path, config.revision = base["id"], base["revision"]
+            config.target_modules = sorted(config.target_modules)  # a set, whose order changes from run to run
             model.save_pretrained(temporary, save_embedding_layers=False)
             (temporary / "README.md").unlink(missing_ok=True)  # peft's card is an empty form
         else:
             model.config.name_or_path = ""
             model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        hashes = {file.name: files.sha256(file) for file in sorted(temporary.iterdir())}
+        hashes = {file.name: files.sha256(file) for file in sorted(temporary.iterdir()) if file.is_file()}
         record = {"key": key, "base": base, "recipe": asdict(recipe), "history": history.lasting(), "files": hashes}
         files.write_json(temporary / RECORD, record)
 

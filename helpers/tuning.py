@@ -80,7 +80,7 @@ def why_not(wanted: str, plan: planner.Plan) -> str:
 
 def load_frozen(tuning: Tuning) -> PreTrainedModel:
     """The base in 4 bits."""
-    return models.load(tuning.base, "nf4", tuning.session.settings.ATTENTION)
+    return models.load(tuning.base, "nf4", tuning.session.settings.ATTENTION, tuning.recipe.dtype)
 
 
 def load_trainable(tuning: Tuning) -> PreTrainedModel:
@@ -91,18 +91,18 @@ def load_trainable(tuning: Tuning) -> PreTrainedModel:
 def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
     """`model` frozen, with a new float32 adapter; the same seed starts from the same matrices.
 
-    Raises CourseError that lists the model's layers if LORA_TARGET_MODULES names none of them.
+    Raises CourseError that lists the model's layers if LORA_TARGET_MODULES names one that is not there.
     """
+    layers = {n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"}
+    targets = set() if config.target_modules == "all-linear" else set(config.target_modules)
+    if unknown := sorted(targets - layers):
+        raise CourseError(
+            f"LORA_TARGET_MODULES: the model has no layer {', '.join(unknown)}",
+            f"use all-linear, or some of {', '.join(sorted(layers))}",
+        )
     model.requires_grad_(False)
     torch.manual_seed(seed)
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        linear = {n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-        raise CourseError(
-            f"LORA_TARGET_MODULES={config.target_modules!r}: the model has no such layers",
-            f"use all-linear, or some of {', '.join(sorted(linear - {'lm_head'}))}",
-        ) from error
+    return get_peft_model(model, config)
 
 
 def target_modules(setting: str) -> str | list[str]:

