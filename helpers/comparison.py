@@ -163,6 +163,8 @@ def clause(c: Comparison) -> str:
     """What one comparison says, with its numbers."""
     if c.verdict == "too few items to decide":
         return f"{c.name}: too few {c.items} to decide (n = {c.n})"
+    if c.mean_difference == c.low == c.high == 0:
+        return f"{c.name}: {c.verdict} (the same score on each of {c.n} {c.items})"
     numbers = (
         f"{signed(c.mean_difference)}, 95 % interval {signed(c.low)} to {signed(c.high)}, "
         f"p = {c.p_value:.2g}, n = {c.n} {c.items}"

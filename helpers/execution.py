@@ -54,7 +54,8 @@ def how(parameters: Mapping[str, object]) -> dict[str, object]:
     """papermill's arguments: quiet, in the notebooks' folder, the transport that ipykernel does not warn about."""
     from traitlets.config import Config
 
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it logs, it raises as well
+    for name in ("papermill", "asyncio"):  # what they log, they raise as well, or it is the echo of a stop
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return {
         "parameters": dict(parameters),
         "cwd": str(NOTEBOOKS),

@@ -217,15 +217,17 @@ def bits_per_byte(per_row: dict[str, list[float]]) -> Figure | None:
 
 def forest(comparisons: list[dict], unit: str) -> Figure:
     """Differences with their 95 % intervals; an interval across the line at 0 shows no difference."""
-    made, (axis,) = figure(figsize=(7, 1.0 + 0.5 * max(1, len(comparisons))))
+    made, (axis,) = figure(figsize=(8, 1.0 + 0.6 * max(1, len(comparisons))))
     comparisons = [c for c in comparisons if c["low"] is not None]
     for place, c in enumerate(reversed(comparisons)):
         colour = GREY if c["low"] <= 0 <= c["high"] else BLUE
         axis.plot([c["low"], c["high"]], [place, place], color=colour, linewidth=2)
         axis.plot(c["mean_difference"], place, "o", color=colour)
     axis.axvline(0, color="black", linewidth=1)
-    axis.set_yticks(range(len(comparisons)), [f"{c['name']} (n = {c['n']})" for c in reversed(comparisons)])
-    axis.set(xlabel=f"difference in {unit}, 95 % interval", ylim=(-0.6, max(1, len(comparisons)) - 0.4))
+    names = [f"{c['a']} − {c['b']}\nn = {c['n']} {c['items']}" for c in reversed(comparisons)]
+    axis.set_yticks(range(len(comparisons)), names)
+    axis.locator_params(axis="x", nbins=6)
+    axis.set(xlabel=f"difference in {unit}, with 95 % interval", ylim=(-0.6, max(1, len(comparisons)) - 0.4))
     return made
 
 

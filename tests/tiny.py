@@ -1,17 +1,15 @@
 """Makers that tests share: a random Llama of a few thousand weights that reads bytes, and trainings of it."""
 
-import json
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
+import tokenizers
 import torch
 from peft import LoraConfig
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from helpers import chat, examples, settings, training, tuning, weights
-from helpers import models as course_models
+from helpers import examples, models, settings, training, tuning, weights
 from helpers.paths import base_model
 
 CHATML = (
@@ -20,7 +18,7 @@ CHATML = (
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 ROWS = [
-    {"prompt": f"What does study {n} conclude?" * (n % 3 > 0), "completion": f"TNF-α ≥ {n} µg/L" + " and more" * (n % 4)}
+    {"prompt": f"What does study {n} conclude?" * (n % 3 > 0), "completion": f"α ≥ {n} µg/L" + " and more" * (n % 4)}
     for n in range(14)
 ]
 RECIPE = training.Recipe("full", 2, 2, 2, 1e-3, 10**6, 256, 1, "float32", False)
@@ -37,20 +35,20 @@ def embedded():
 
 @cache
 def embedded_tokenizer():
-    return course_models.load_tokenizer(embedded())
+    return models.load_tokenizer(embedded())
 
 
 def byte_tokenizer(template=CHATML):
     """One token a byte, three special ones, and a chat template."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*SPECIAL, *letters])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    bytewise = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+    bytewise.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = tokenizers.decoders.ByteLevel()
+    bytewise.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in SPECIAL])
     start, end = SPECIAL[1:]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=start, eos_token=end, pad_token=end, chat_template=template
+        tokenizer_object=bytewise, bos_token=start, eos_token=end, pad_token=end, chat_template=template
     )
 
 
@@ -84,16 +82,16 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def model_for(method, folder, **lora):
+def model_for(method, folder, *, seed=1, **lora):
     """What notebooks 4 and 6 train: NF4 and an adapter, or every weight in float32."""
     if method == "full":
-        return course_models.load(folder, "float32").requires_grad_(True)
-    return tuning.add_adapter(course_models.load(folder, "nf4", dtype="float32"), LoraConfig(**LORA | lora), 1)
+        return models.load(folder, "float32").requires_grad_(True)
+    return tuning.add_adapter(models.load(folder, "nf4", dtype="float32"), LoraConfig(**LORA | lora), seed)
 
 
 def fit(method, folder, place, *, show=lambda history, total: None, identity="test", lora=None, **recipe):
     """Train the tiny model in `folder`; the result in `place`/out, work in `place`/work."""
-    tokenizer = course_models.load_tokenizer(folder)
+    tokenizer = models.load_tokenizer(folder)
     wanted = replace(RECIPE, method=method, **recipe)
     rows = examples.encode(ROWS, tokenizer, wanted.max_length)
     return training.fit(

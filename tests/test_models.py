@@ -1,0 +1,175 @@
+"""Models in memory: four bits are four bits, an adapter can learn on them, and what cannot work says so."""
+
+import shutil
+
+import bitsandbytes.functional as bnb
+import pytest
+import tiny
+import torch
+from peft import LoraConfig
+
+from helpers import chat, hardware, models, tuning
+from helpers.errors import CourseError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.write_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def packed(folder):
+    return models.load(folder, "nf4", dtype="bfloat16")
+
+
+@pytest.fixture
+def prompt():
+    return torch.tensor([chat.prompt_ids(tiny.byte_tokenizer(), "Is TNF-α raised in lupus?")])
+
+
+def quantised(model):
+    return {n: m for n, m in model.named_modules() if type(m).__name__ == "Linear4bit"}
+
+
+def test_nf4_takes_half_a_byte_a_weight(folder, packed):
+    whole = models.load(folder, "float32")
+    layers = quantised(packed)
+    assert len(layers) == 2 * 7, "every matrix of both layers"
+    for name, layer in layers.items():
+        assert layer.weight.dtype == torch.uint8
+        assert layer.weight.numel() * 2 == whole.get_submodule(name).weight.numel()
+    inside = sum(whole.get_submodule(name).weight.numel() for name in layers)
+    outside = models.parameters_of(whole)[1] - inside
+    assert models.bytes_of(packed) == pytest.approx(inside / 2 + outside * 2, rel=0.01)
+    assert models.bytes_of(whole) == pytest.approx((inside + outside) * 4, rel=0.01)
+    assert models.parameters_of(packed)[1] == models.parameters_of(whole)[1]
+
+
+def test_unpacked_weights_are_those_of_nf4(packed, prompt):
+    packed_logits = packed(prompt).logits.float()
+    meant = {n: bnb.dequantize_4bit(m.weight.data, m.weight.quant_state) for n, m in quantised(packed).items()}
+    unpacked = models.unpack(packed)
+    assert not quantised(unpacked)
+    for name, values in meant.items():
+        assert torch.equal(unpacked.get_submodule(name).weight, values.to(torch.bfloat16)), name
+        assert len(values.flatten()[:64].unique()) <= 16, "one block of NF4 has sixteen values"
+    logits = unpacked(prompt).logits.float()
+    assert (logits - packed_logits).abs().max() < 0.05 * packed_logits.abs().max()
+
+
+def test_an_example_of_nf4_is_the_first_query_matrix(folder):
+    original, rounded = models.nf4_example(folder)
+    first = models.load(folder, "float32").model.layers[0].self_attn.q_proj.weight.flatten()
+    assert torch.equal(original, first) and 0 < (original - rounded).abs().mean() < 0.2 * original.abs().mean()
+
+
+def test_an_adapter_still_learns_after_a_look_at_the_held_out_loss(packed, prompt):
+    """bitsandbytes 0.50.2 packs weights anew in evaluation, and what it packs has no gradient (CPU, AVX512-BF16)."""
+    model = tuning.add_adapter(packed, LoraConfig(**tiny.LORA), seed=1)
+    with torch.no_grad():
+        model.eval()(prompt)
+    model.train()(input_ids=prompt, labels=prompt).loss.backward()
+    gradients = {n: w.grad for n, w in model.named_parameters() if "lora_B" in n}
+    assert len(gradients) == 2 * 7
+    assert [n for n, g in gradients.items() if g is None or not g.any()] == []
+
+
+def test_an_adapter_is_float32_and_the_same_for_the_same_seed(folder):
+    first, second, other = (
+        {n: w for n, w in tiny.model_for("qlora", folder, seed=seed).named_parameters() if w.requires_grad}
+        for seed in (1, 1, 2)
+    )
+    assert {w.dtype for w in first.values()} == {torch.float32} and all("lora_" in n for n in first)
+    assert all(torch.equal(first[n], second[n]) for n in first)
+    assert not any(torch.equal(first[n], other[n]) for n in first if "lora_A" in n)
+
+
+def test_layers_that_are_not_there_are_named_beside_those_that_are(folder):
+    base = models.load(folder, "float32")
+    config = LoraConfig(target_modules=tuning.target_modules("q_proj, v_porj"))
+    with pytest.raises(CourseError, match="LORA_TARGET_MODULES: the model has no layer v_porj") as error:
+        tuning.add_adapter(base, config, seed=1)
+    assert error.value.way_out == (
+        "use all-linear, or some of down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    )
+    good = LoraConfig(target_modules=tuning.target_modules("q_proj, v_proj"))
+    names = [n for n, w in tuning.add_adapter(base, good, seed=1).named_parameters() if w.requires_grad]
+    assert len(names) == 2 * 2 * 2 and all(".q_proj." in n or ".v_proj." in n for n in names)
+
+
+def test_an_adapter_of_zeros_is_refused(folder, tmp_path):
+    model = tiny.model_for("qlora", folder)
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(CourseError, match="adapter is all zeros\n→ run stage 4 again"):
+        models.load_adapter(models.load(folder, "float32"), tmp_path / "adapter")
+    with torch.no_grad():
+        model.get_parameter("base_model.model.model.layers.1.mlp.up_proj.lora_B.default.weight")[0, 0] = 1e-3
+    model.save_pretrained(tmp_path / "adapter")
+    assert not models.load_adapter(models.load(folder, "float32"), tmp_path / "adapter").training
+
+
+def test_a_model_without_a_chat_template_is_refused(folder, tmp_path):
+    plain = shutil.copytree(folder, tmp_path / "plain", ignore=shutil.ignore_patterns("chat_template.jinja"))
+    with pytest.raises(CourseError, match=r"plain has no chat template.*\n→ choose an instruct or chat model"):
+        models.load_tokenizer(plain)
+
+
+def test_a_tokenizer_pads_on_the_left_and_has_something_to_pad_with(folder):
+    tokenizer = models.load_tokenizer(folder)
+    assert tokenizer.padding_side == "left" and tokenizer.pad_token_id is not None
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "no config"])
+def test_weights_that_do_not_load_are_named(folder, tmp_path, damage):
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    else:
+        (weights if damage == "gone" else broken / "config.json").unlink()
+    with pytest.raises(CourseError, match=r"the model in .*broken does not load: .+\n→ run stage 1 again"):
+        models.load(broken, "float32")
+
+
+def test_bitsandbytes_that_cannot_work_here_says_what_would(folder, monkeypatch):
+    def missing(*_, **__):
+        raise RuntimeError("libbitsandbytes_cpu.so: cannot open shared object file")
+
+    monkeypatch.setattr(bnb, "quantize_4bit", missing)
+    with pytest.raises(CourseError, match=r"cannot quantise on this machine \(RuntimeError: lib.*\n→ install bits"):
+        models.load(folder, "nf4")
+
+
+def test_bitsandbytes_that_returns_wrong_numbers_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(bnb, "dequantize_4bit", lambda packed, state: torch.zeros(64, 64))
+    with pytest.raises(CourseError, match="bitsandbytes returns wrong numbers"):
+        models.load(folder, "nf4")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_arithmetic_on_four_bits_is_as_asked(folder, prompt, dtype):
+    model = models.load(folder, "nf4", dtype=dtype)
+    assert {m.compute_dtype for m in quantised(model).values()} == {getattr(torch, dtype)}
+    assert model(prompt).logits.dtype == getattr(torch, dtype)
+
+
+def test_the_fastest_precision_is_chosen_unless_one_is_asked_for(monkeypatch):
+    monkeypatch.setattr(hardware, "gpu_memory", lambda: 0)
+    monkeypatch.setattr(hardware, "cpu_precisions", lambda: {"float32": 2.0, "bfloat16": 0.5})
+    assert hardware.compute_dtype() == "bfloat16" and hardware.compute_dtype("float32") == "float32"
+    monkeypatch.setattr(hardware, "cpu_precisions", lambda: {"float32": 0.5, "bfloat16": 2.0})
+    assert hardware.compute_dtype() == "float32"
+
+
+def test_precision_is_measured_and_not_assumed():
+    seconds = {name: hardware.matmul_seconds(name, size=64, budget=0.01) for name in ("float32", "bfloat16")}
+    assert all(0 < value < 1 for value in seconds.values())
+    assert hardware.memory_peak() >= 2**20
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "profile"), [(0, "cpu"), (15, "t4"), (22.5, "gpu24"), (40, "gpu24"), (79.2, "gpu80")]
+)
+def test_the_profile_is_the_largest_the_card_carries(monkeypatch, gibibytes, profile):
+    monkeypatch.setattr(hardware, "gpu_memory", lambda: int(gibibytes * 2**30))
+    assert hardware.profile_for_this_machine() == profile
