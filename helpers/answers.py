@@ -1,6 +1,5 @@
 """Asking a model questions: batched, greedy, saved as they arrive."""
 
-import os
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from helpers import chat, files
-from helpers.progress import Line
+from helpers.progress import Line, forced
 
 BATCH = 10  # questions answered together
 
@@ -129,8 +128,3 @@ def result_row(question: dict, noted: dict, row: str) -> dict:
 
 def batches(questions: list[dict]) -> Iterable[list[dict]]:
     return (questions[start : start + BATCH] for start in range(0, len(questions), BATCH))
-
-
-def forced() -> bool:
-    """Whether the runner was told to do this stage's work anew (FORCE)."""
-    return os.environ.get("COURSE_FORCE") == "1"

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from helpers import files, receipts
+from helpers.errors import CourseError
 from helpers.paths import ROOT, Folders, relative
 from helpers.settings import Settings
 from helpers.stages import STAGES, Stage
@@ -23,7 +24,8 @@ def keep(stage: Stage, settings: Settings, folders: Folders) -> None:
 def restore(settings: Settings, folders: Folders) -> list[str]:
     """Bring back every stage kept in ARTEFACTS_DIR that this machine lacks; the names of those restored.
 
-    A kept file whose bytes no longer match its receipt is left where it is, and its stage runs again.
+    A kept file whose bytes no longer match its receipt, or a receipt that cannot be read, is left where it is,
+    and its stage runs again.
     """
     if settings.ARTEFACTS_DIR is None:
         return []
@@ -33,7 +35,10 @@ def restore(settings: Settings, folders: Folders) -> list[str]:
         kept_receipt = settings.ARTEFACTS_DIR / relative(receipt_path)
         if receipt_path.exists() or not kept_receipt.exists():
             continue
-        outputs = files.read_json(kept_receipt)["outputs"]
+        try:
+            outputs = files.read_json(kept_receipt)["outputs"]
+        except CourseError:
+            continue
         kept = {name: settings.ARTEFACTS_DIR / name for name in outputs}
         if all(path.exists() and files.sha256(path) == outputs[name] for name, path in kept.items()):
             for name, path in kept.items():

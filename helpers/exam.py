@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import answers, files, held_out, models, receipts, weights
+from helpers.hardware import compute_dtype
 from helpers.paths import Folders, base_model
 from helpers.session import Session
 from helpers.stages import stage_of
@@ -50,7 +51,8 @@ class Candidate:
 
     def identity(self, row: str) -> str:
         """Hash of the weights behind `row` and of the code that asks, to know noted work again."""
-        parts = [row, self.settings.DTYPE, weights.read_manifest(self.settings.MODEL_NAME)["files"]]
+        base = weights.read_manifest(self.settings.MODEL_NAME)["files"]
+        parts = [row, compute_dtype(self.settings.DTYPE), self.settings.ATTENTION, base]
         if row in ("qlora", "full"):
             folder = self.folders.qlora_model if row == "qlora" else self.folders.full_model
             parts.append(list(receipts.fingerprints(folder).values()))

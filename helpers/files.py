@@ -1,6 +1,7 @@
 """Files that are complete or absent: atomic writes, append-only logs, hashes."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -52,6 +53,15 @@ def require_space(path: Path, needed: int, purpose: str) -> None:
             f"{purpose} needs {needed / 2**20:.0f} MiB in {relative(path)}, and {free / 2**20:.0f} MiB are free",
             "free some space and run the same command again; everything that was finished is kept",
         )
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process is inside the same block; the lock of a killed process is free."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
@@ -196,11 +206,3 @@ def sha256(path: Path) -> str:
 def sha256_of(value: object) -> str:
     """Hex digest of a JSON-able value, keys sorted."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def fingerprints(path: Path) -> dict[str, str]:
-    """{relative name: sha256} of `path`, or of every file below it; {} if it does not exist."""
-    path = Path(path)
-    if path.is_file():
-        return {relative(path): sha256(path)}
-    return {relative(file): sha256(file) for file in sorted(path.rglob("*")) if file.is_file()}

@@ -7,8 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import chat, files
-from helpers.answers import forced
-from helpers.progress import track
+from helpers.progress import forced, track
 
 TOKENS_PER_BATCH = 1024
 
@@ -69,7 +68,7 @@ def log_likelihoods(
 ) -> list[float]:
     """Summed negative log-likelihood in nats of each token list, every token predicted.
 
-    One context token (the tokenizer's beginning, or its end-of-text) comes before the first.
+    One context token comes before the first: the tokenizer's beginning, which may be a chat marker, or its end.
     """
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     longest = max(map(len, texts))

@@ -6,6 +6,7 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -15,7 +16,7 @@ from transformers import (
 from transformers.utils import logging
 
 from helpers.errors import CourseError
-from helpers.hardware import compute_dtype, device
+from helpers.hardware import available_memory, compute_dtype, device
 from helpers.paths import relative
 
 logging.disable_progress_bar()
@@ -129,6 +130,20 @@ def bytes_of(model: torch.nn.Module) -> int:
     """Bytes that the model's weights and buffers take in memory; shared ones counted once."""
     tensors = {t.data_ptr(): t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()]}
     return sum(tensors.values())
+
+
+def footprints(folder: Path) -> dict[str, float]:
+    """{precision: megabytes of the weights}: measured, or for what this machine could not hold, counted."""
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        weights = sum(w.numel() for w in AutoModelForCausalLM.from_config(config).parameters())
+    sizes = {}
+    for name, width in (("float32", 4), ("bfloat16", 2), ("nf4", 0.6)):
+        if width * weights > 0.5 * available_memory():
+            sizes[f"{name} (counted)"] = width * weights / 1e6
+        else:
+            sizes[name] = bytes_of(load(folder, name)) / 1e6
+    return sizes
 
 
 def parameters_of(model: torch.nn.Module) -> tuple[int, int]:

@@ -12,9 +12,7 @@ from helpers.training import Recipe
 GIB = 2**30
 RUNTIME = 0.6 * GIB  # Python, torch and the libraries, measured on a CPU
 NF4_BYTES = 0.516  # 4 bits and the doubly quantised scale of every 64 weights
-BYTES_PER_ACTIVATION = (
-    34  # per token, layer and hidden unit, in 16 bits (Korthikanti et al. 2022)
-)
+BYTES_PER_ACTIVATION = 34  # per token, layer and hidden unit, in 16 bits (Korthikanti et al. 2022)
 
 
 @dataclass(frozen=True)

@@ -61,3 +61,8 @@ def clock(seconds: float) -> str:
     """75 → "1:15"."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes}:{seconds:02d}"
+
+
+def forced() -> bool:
+    """Whether the runner was told to do this stage's work anew (FORCE)."""
+    return os.environ.get("COURSE_FORCE") == "1"

@@ -51,7 +51,8 @@ def explained(requirement: str, output: str, path: Path) -> CourseError:
             f"the disk is full: {requirement} could not be downloaded to {relative(path.parent)}",
             "free some space and run the same command again; everything that was finished is kept",
         )
-    words = [line for line in output.splitlines() if line.startswith("ERROR") and "//" not in line]
+    errors = [line for line in output.splitlines() if line.startswith("ERROR")]
+    words = [line for line in errors if "//" not in line and "host=" not in line]
     return CourseError(
         f"{requirement} could not be downloaded: {words[-1] if words else 'pip gave no reason'}",
         "check the network (pip must be able to install packages here), then run the same command again",

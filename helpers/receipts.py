@@ -33,8 +33,15 @@ def key(stage: Stage, settings: Settings, folders: Folders) -> dict[str, object]
     return {
         "settings": jsonable(settings, names),
         "inputs": merge(fingerprints(path) for path in paths if path is not None),
+        "needs": {needed.name: outcome(needed, folders) for needed in STAGES if needed.number in stage.needs},
         "code": notebook_code(stage.notebook),
     }
+
+
+def outcome(stage: Stage, folders: Folders) -> str:
+    """ "done", "skipped" with its reason, or "" for a stage that has not finished: another stage may depend on it."""
+    receipt = read(stage, folders) or {"status": "", "reason": ""}
+    return f"{receipt['status']} {receipt['reason']}".strip()
 
 
 def write(
@@ -42,6 +49,7 @@ def write(
     settings: Settings,
     folders: Folders,
     *,
+    key: dict[str, object],
     seconds: float,
     status: str = "done",
     reason: str = "",
@@ -49,6 +57,7 @@ def write(
 ) -> dict:
     """Write the receipt of a stage that has just finished and return it.
 
+    `key` is the one the stage began with: what was changed while it ran, it has not seen.
     `facts` are what the stage wants remembered (counts, metrics, route …), as JSON values.
     """
     left = stage.outputs if status == "done" else ()
@@ -60,7 +69,7 @@ def write(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "execution": os.environ.get("COURSE_EXECUTION", "by hand"),
-        "key": key(stage, settings, folders),
+        "key": key,
         "outputs": outputs,
         "megabytes_left": round(sum((ROOT / name).stat().st_size for name in outputs) / 1e6, 1),
         **facts,
@@ -90,8 +99,8 @@ def state(stage: Stage, settings: Settings, folders: Folders) -> State:
     if receipt is None:
         return State(False, "not run yet")
     now = key(stage, settings, folders)
-    for part, word in (("settings", "setting"), ("inputs", "input")):
-        if changed := differences(receipt["key"][part], now[part]):
+    for part, word in (("settings", "setting"), ("inputs", "input"), ("needs", "outcome")):
+        if changed := differences(receipt["key"].get(part, {}), now[part]):
             return State(False, f"{word} changed: {', '.join(changed[:3])}")
     if receipt["key"]["code"] != now["code"]:
         return State(False, "code changed")
@@ -116,7 +125,10 @@ def merge(parts: Iterable[dict]) -> dict:
 
 
 def fingerprints(path: Path) -> dict[str, str]:
-    """files.fingerprints, hashing a file again only if it was written to since this process last did."""
+    """{relative name: sha256} of `path`, or of every file below it; {} if it does not exist.
+
+    A file is hashed again only if it was written to since this process last did.
+    """
     path = Path(path)
     found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     hashes = {}

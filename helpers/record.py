@@ -9,6 +9,7 @@ from helpers.errors import CourseError
 from helpers.paths import ROOT, Folders, relative
 from helpers.progress import clock
 from helpers.stages import STAGES
+from helpers.tables import number
 
 RECORDED = ROOT / "reports" / "recorded"
 README = ROOT / "README.md"
@@ -60,22 +61,24 @@ def summary(recorded: Path = RECORDED) -> str:
 def rows_table(scores: dict) -> list[str]:
     lines = ["| model | rubric score (0–1) | bits per byte, held-out papers | words an answer |", "|---|--:|--:|--:|"]
     for name, row in scores["rows"].items():
-        rubric, bits = row["rubric"], row["bits_per_byte"]
-        lines.append(
-            f"| `{name}` | {rubric['mean']:.3f} (n = {rubric['n']}) | {bits['mean']:.4f} (n = {bits['n']}) "
-            f"| {row['answers']['words_mean']:.0f} |"
-        )
+        rubric, bits = measured(row["rubric"], 3), measured(row["bits_per_byte"], 4)
+        words = number((row["answers"] or {}).get("words_mean"), 0)
+        lines.append(f"| `{name}` | {rubric} | {bits} | {words} |")
     return lines
+
+
+def measured(instrument: dict | None, digits: int) -> str:
+    """A mean and its n; "–" for what was not measured."""
+    return f"{number(instrument['mean'], digits)} (n = {instrument['n']})" if instrument else "–"
 
 
 def comparisons_table(scores: dict) -> list[str]:
     lines = ["| comparison | difference | 95 % interval | detectable | verdict |", "|---|--:|--:|--:|---|"]
     for c in scores["comparisons"]:
-        detectable = c["minimum_detectable_effect"]
-        lines.append(
-            f"| {c['name']} | {c['mean_difference']:+.4f} | {c['low']:+.4f} to {c['high']:+.4f} "
-            f"| {'–' if detectable is None else f'{detectable:.4f}'} | {c['verdict']} |"
-        )
+        interval = f"{number(c['low'], 4)} to {number(c['high'], 4)}"
+        detectable = number(c["minimum_detectable_effect"], 4)
+        difference = number(c["mean_difference"], 4)
+        lines.append(f"| {c['name']} | {difference} | {interval} | {detectable} | {c['verdict']} |")
     return lines
 
 

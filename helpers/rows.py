@@ -183,10 +183,17 @@ def shingle(text: str) -> set[tuple[str, ...]]:
     return {tuple(words[n : n + 5]) for n in range(len(words) - 4)}
 
 
-def build(papers: Iterable[Paper], seed: int, rows_per_paper: int) -> tuple[list[dict], list[dict]]:
-    """(training rows, held-out papers with their rows), in the order of the papers' ids."""
+def build(
+    papers: Iterable[Paper], seed: int, rows_per_paper: int, questions: Iterable[dict] = ()
+) -> tuple[list[dict], list[dict]]:
+    """(training rows, held-out papers with their rows), in the order of the papers' ids.
+
+    A row that shares eight words in a row with one of the test's `questions` or references is left out.
+    """
     training, held_out = split(papers, seed)
+    tested = {run for q in questions for run in word_runs(f"{q['question']} \n {q.get('reference') or ''}")}
     rows = [row for paper in training for row in make_rows(paper, rows_per_paper)]
+    rows = [row for row in rows if tested.isdisjoint(word_runs(row["text"]))]
     unseen = [
         {
             "paper_id": paper.paper_id,
@@ -200,6 +207,12 @@ def build(papers: Iterable[Paper], seed: int, rows_per_paper: int) -> tuple[list
     ]
     check_no_leak(rows, unseen)
     return rows, unseen
+
+
+def word_runs(text: str, length: int = 8) -> set[tuple[str, ...]]:
+    """Every run of `length` words, case and punctuation aside."""
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
 
 
 def check_no_leak(rows: Iterable[dict], held_out: Iterable[dict]) -> None:

@@ -107,7 +107,8 @@ def grade(answer: str | None, question: dict) -> Graded:
     if not criteria:
         return Graded(None)
     asked = words(question["question"])
-    aliases = {alias for criterion in criteria for group in criterion["any_of"] for alias in group}
+    wanted = (criterion for criterion in criteria if criterion["points"] > 0)
+    aliases = {alias for criterion in wanted for group in criterion["any_of"] for alias in group}
     readable = [(text, words(text)) for text in sentences(answer or "")]
     if sum(faults(tokens) for _, tokens in readable) > sum(len(tokens) for _, tokens in readable) / 35:
         readable = []

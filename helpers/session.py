@@ -11,7 +11,7 @@ from IPython.display import HTML, Markdown, display
 from helpers import artefacts, receipts, settings, tables
 from helpers.errors import CourseError
 from helpers.hardware import memory_peak
-from helpers.paths import Folders, relative
+from helpers.paths import Folders, base_model, relative
 from helpers.progress import report
 from helpers.stages import AMBIENT, STAGES, Stage, artefact, stage_of
 
@@ -25,6 +25,7 @@ class Session:
         self.knobs = stage.knobs()
         self.settings = SimpleNamespace(**{name: getattr(resolved, name) for name in (*self.knobs, *AMBIENT)})
         self.started = time.monotonic()
+        self.key = receipts.key(stage, resolved, self.folders)
         self.failed_commands: list[str] = []
 
     def table(self) -> HTML:
@@ -58,6 +59,7 @@ class Session:
             self.stage,
             self.resolved,
             self.folders,
+            key=self.key,
             seconds=time.monotonic() - self.started,
             status=status,
             reason=reason,
@@ -76,30 +78,36 @@ def begin(name: str, cell_names: Mapping[str, object]) -> Session:
     Raises CourseError for an unknown or wrong setting, and where a stage this one needs is not done.
     """
     stage = stage_of(name)
-    parameters = {n: v for n, v in cell_names.items() if n.isupper() and not n.startswith("_")}
+    parameters = {n: v for n, v in cell_names.items() if n in stage.knobs() or settings.looks_like_one(n)}
     command_line = os.environ.get("COURSE_COMMAND_LINE", "").split()
     resolved, origins = settings.load(parameters, command_line=command_line)
     folders = Folders(resolved.RUN)
     folders.reports.mkdir(parents=True, exist_ok=True)
     artefacts.restore(resolved, folders)
-    require_needs(stage, folders)
+    require_needs(stage, resolved, folders)
     session = Session(stage, resolved, origins)
     watch_commands(session)
     report("started")
     return session
 
 
-def require_needs(stage: Stage, folders: Folders) -> None:
+def require_needs(stage: Stage, resolved: settings.Settings, folders: Folders) -> None:
     """Refuse to go on where a stage this one builds on has not finished, or its output was damaged since."""
+    run = f" RUN={folders.run}" if folders.run else ""
     for needed in (s for s in STAGES if s.number in stage.needs):
         receipt = receipts.read(needed, folders)
         found = receipts.outputs_intact(receipt) if receipt else receipts.State(False, "it has not finished")
         if not found.done:
-            run = f" RUN={folders.run}" if folders.run else ""
             raise CourseError(
                 f"{stage.name} needs {needed.name}: {found.why}",
                 f"open notebooks/{needed.name}.ipynb and run it, or: make pipeline STAGES={needed.number}{run}",
             )
+
+    if "base" in stage.inputs and not base_model(resolved.MODEL_NAME).exists():
+        raise CourseError(
+            f"MODEL_NAME={resolved.MODEL_NAME!r}: stage 1 has not fetched this model",
+            f"make pipeline STAGES=1 MODEL_NAME={resolved.MODEL_NAME}{run}",
+        )
 
 
 def watch_commands(session: Session) -> None:

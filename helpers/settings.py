@@ -32,18 +32,21 @@ SECRETS = ("HF_TOKEN", "NCBI_API_KEY", "NCBI_EMAIL")
 
 Profile = Literal["auto", "smoke", "cpu", "t4", "gpu24", "gpu80"]
 Url = Annotated[str, AfterValidator(lambda url: str(AnyHttpUrl(url)).rstrip("/"))]
-InRepository = Annotated[Path, AfterValidator(lambda path: ROOT / path.expanduser())]  # absolute ones stay
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 FromRoot = Annotated[  # a relative path is relative to the repository, wherever the process stands
     Path, AfterValidator(lambda path: ROOT / path.expanduser()), PlainSerializer(relative, when_used="json")
 ]
 RunName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$", max_length=40)]
-RESERVED_RUNS = ("base", "raw", "benchmark", "topics", "sample", "receipts", "items", "cards", "recorded")
+RESERVED_RUNS = (
+    *("base", "work", "qlora_model", "full_finetuned_model"),
+    *("raw", "benchmark", "topics", "sample", "receipts", "items", "cards", "recorded"),
+)
+MUST_EXIST = ("QUESTIONS_FILE", "PAPERS_ARCHIVE", "PAPERS_IDS", "TRAINING_DATA")
 
 
 def free_run_name(run: str) -> str:
-    if run in RESERVED_RUNS:
+    if run.lower() in RESERVED_RUNS:
         raise ValueError(f"{run} is a folder of the course itself")
     return run
 
@@ -182,7 +185,14 @@ def load(
     if wanted != "auto":
         origins["PROFILE"] = next(o for o in reversed(layers) if "PROFILE" in layers[o] and o != "profile")
     merged["PROFILE"] = layers["profile"]["PROFILE"]
-    return validate(merged, origins), origins
+    settings = validate(merged, origins)
+    for name in MUST_EXIST:
+        if (path := getattr(settings, name)) and not path.exists():
+            raise CourseError(
+                f"{name}={merged[name]!s} ({origins[name]}): there is no such file",
+                "give a path that exists, absolute or relative to the repository",
+            )
+    return settings, origins
 
 
 def validate(merged: Mapping[str, object], origins: Mapping[str, str]) -> Settings:
@@ -217,6 +227,11 @@ def allowed(name: str) -> str:
     }
     limits = [f"{words_for} {option[bound]}" for bound, words_for in bounds.items() if bound in option]
     return ", ".join([words, *limits]) + f" ({schema['description']})"
+
+
+def looks_like_one(name: str) -> bool:
+    """Whether a notebook's variable is a setting, or a setting misspelt; DAYS and F are neither."""
+    return name.isupper() and bool(difflib.get_close_matches(name, NAMES, n=1, cutoff=0.85))
 
 
 def check_names(values: Iterable[str], where: str) -> None:
@@ -265,7 +280,7 @@ def shown(settings: Settings, name: str) -> str:
         return "set" if value else "not set"
     if isinstance(value, Path):
         return relative(value)
-    return "" if value is None else relative(value) if isinstance(value, Path) else str(value)
+    return "" if value is None else str(value)
 
 
 def jsonable(settings: Settings, names: Iterable[str]) -> dict[str, object]:
@@ -273,6 +288,4 @@ def jsonable(settings: Settings, names: Iterable[str]) -> dict[str, object]:
     names = list(names)
     if secret := set(names) & set(SECRETS):
         raise ValueError(f"secrets do not go into artefacts: {sorted(secret)}")
-    plain = settings.model_dump(mode="json", include=set(names))
-    paths = {name: relative(getattr(settings, name)) for name in names if isinstance(getattr(settings, name), Path)}
-    return plain | paths
+    return settings.model_dump(mode="json", include=set(names))

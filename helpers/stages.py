@@ -112,7 +112,6 @@ STAGES = (
             "items_base_4bit",
             "items_full",
             "items_base_bf16",
-            "papers",
         ),
         ("scores", "index"),
     ),
@@ -187,4 +186,9 @@ def read_parameters(path: Path) -> dict[str, object]:
                 "write NAME = a number, a text or None",
             ) from error
     check_names(found, f"the parameters cell of {path.name}")
+    if ambient := sorted(set(found) & set(AMBIENT)):
+        raise CourseError(
+            f"{ambient[0]} stands in the parameters cell of {path.name}, where reports would show it",
+            "take it out of the notebook and put it into .env or the environment",
+        )
     return found

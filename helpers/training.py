@@ -14,11 +14,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import checkpoints, examples, files
-from helpers.answers import forced
 from helpers.errors import CourseError
 from helpers.hardware import compute_dtype, device, memory_peak
 from helpers.paths import relative
-from helpers.progress import Line
+from helpers.progress import Line, forced
 
 SECONDS_BETWEEN_CHECKPOINTS = 120
 EVALUATIONS = 6
@@ -275,7 +274,7 @@ def save_checkpoint(
 ) -> None:
     tensors = dict(weights)
     for name, weight in weights.items():
-        tensors |= {f"{part}|{name}": optimizer.state[weight][part] for part in OPTIMIZER_PARTS}
+        tensors |= {f"{part}|{name}": value for part, value in optimizer.state[weight].items()}
     checkpoints.save(work, step, tensors, {"key": key, "history": asdict(history), "scaler": scaler.state_dict()})
 
 
@@ -295,8 +294,9 @@ def resume(
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(tensors[name])
-            parts = {part: tensors[f"{part}|{name}"].to(weight.device) for part in OPTIMIZER_PARTS}
-            optimizer.state[weight] = parts
+            parts = {p: tensors[f"{p}|{name}"].to(weight.device) for p in OPTIMIZER_PARTS if f"{p}|{name}" in tensors}
+            if parts:  # a weight that never had a gradient has no state
+                optimizer.state[weight] = parts
     scaler.load_state_dict(state["scaler"])
     print(f"going on after update {len(history.updates)}, from a checkpoint in {relative(work)}")
     return history

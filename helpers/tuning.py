@@ -16,7 +16,8 @@ from helpers.errors import CourseError
 from helpers.paths import base_model
 from helpers.session import Session
 
-CODE = ("chat", "examples", "models", "training", "checkpoints")
+CODE = ("chat", "examples", "models", "training", "checkpoints")  # what the trained weights depend on
+WHERE_FROM = ("base_model_name_or_path", "revision", "peft_version")  # of a LoraConfig: say nothing of its shape
 WATCHED_SHARE = 0.05  # of the token budget: the held-out rows whose loss is watched during training
 
 
@@ -52,6 +53,7 @@ def prepare(session: Session, method: str) -> Tuning:
     tokenizer = models.load_tokenizer(base_model(settings.MODEL_NAME))
     recipe = training.recipe(settings, method)
     training_rows = rows.load_rows(settings.TRAINING_DATA or folders.training_data)
+    refuse_held_out(training_rows, held_out.load(folders.held_out))
     unseen = [row for paper in held_out.load(folders.held_out) for row in paper["rows"][:1]]
     encoded = examples.encode(training_rows, tokenizer, settings.MAX_SEQ_LENGTH)
     watched = examples.encode(unseen, tokenizer, settings.MAX_SEQ_LENGTH)
@@ -61,6 +63,18 @@ def prepare(session: Session, method: str) -> Tuning:
     plan = planner.plan(base_model(settings.MODEL_NAME), replace(recipe, max_length=longest), rank)
     declined = why_not(settings.FULL_FINETUNE, plan) if method == "full" else ""
     return Tuning(session, recipe, tokenizer, training_rows, encoded, watched, plan, declined)
+
+
+def refuse_held_out(training_rows: list[dict], papers: list[dict]) -> None:
+    """Raises CourseError if a row (of TRAINING_DATA, say) comes from a paper that the test will use."""
+    tested = {paper["paper_id"] for paper in papers}
+    found = [number for number, row in enumerate(training_rows, 1) if row["paper_id"] in tested]
+    if found:
+        raise CourseError(
+            f"TRAINING_DATA: {len(found)} rows come from held-out papers (first: row {found[0]}, "
+            f"paper {training_rows[found[0] - 1]['paper_id']})",
+            "take these rows out, or the test would ask what was taught",
+        )
 
 
 def within(sizes: list[int], tokens: float, least: int = 4) -> int:
@@ -117,11 +131,9 @@ def train(
     if model is None:
         return training.History()
     manifest = weights.read_manifest(tuning.session.settings.MODEL_NAME)
-    shape = model.peft_config["default"].to_dict() if hasattr(model, "peft_config") else {}
-    settled = {name: shape[name] for name in ("r", "lora_alpha", "lora_dropout") if shape}
-    targets = sorted(shape.get("target_modules", []))
+    knobs = (tuning.session.settings.ATTENTION, adapter_shape(model))
     held = list(tuning.held_out["text"])
-    parts = [manifest["files"], tuning.rows, held, settled, targets, receipts.code_of(*CODE)]
+    parts = [manifest["files"], tuning.rows, held, *knobs, receipts.code_of(*CODE)]
     return training.fit(
         model,
         tuning.examples,
@@ -134,6 +146,14 @@ def train(
         work=tuning.session.folders.models / "work" / tuning.recipe.method,
         show=show,
     )
+
+
+def adapter_shape(model: PreTrainedModel) -> dict[str, str]:
+    """Everything an adapter's LoraConfig says, as text; {} for a model without one."""
+    if not hasattr(model, "peft_config"):
+        return {}
+    said = model.peft_config["default"].to_dict()
+    return {k: str(sorted(v) if isinstance(v, set) else v) for k, v in said.items() if k not in WHERE_FROM}
 
 
 def adapter_change(tuning: Tuning) -> dict[str, list[float]]:

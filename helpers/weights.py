@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from helpers import files, pypi
 from helpers.errors import CourseError
 from helpers.paths import RAW, base_model, relative
-from helpers.progress import report
+from helpers.progress import forced, report
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -50,12 +50,14 @@ def fetch(settings: SimpleNamespace) -> dict:
             f"you may have meant {' or '.join(MISTAKEN[name])}",
         )
     folder = base_model(name)
-    if folder.exists():
-        if not (problem := unfit(folder, settings)):
-            return files.read_json(folder / MANIFEST)
-        print(f"{relative(folder)}: {problem}; fetching the model again")
-    files.sweep(folder.parent)
-    return fetch_embedded(folder) if name == EMBEDDED else fetch_from_hub(settings, folder)
+    with files.locked(folder.parent / ".lock"):  # base models are shared by all runs
+        if folder.exists():
+            problem = "FORCE" if forced() else unfit(folder, settings)
+            if not problem:
+                return files.read_json(folder / MANIFEST)
+            print(f"{relative(folder)}: {problem}; fetching the model again")
+        files.sweep(folder.parent)
+        return fetch_embedded(folder) if name == EMBEDDED else fetch_from_hub(settings, folder)
 
 
 def unfit(folder: Path, settings: SimpleNamespace) -> str:
@@ -70,9 +72,10 @@ def unfit(folder: Path, settings: SimpleNamespace) -> str:
 
 def damaged(folder: Path) -> list[str]:
     """Names of the files of a base model that are missing or differ from its manifest."""
-    if not (folder / MANIFEST).exists():
+    try:
+        expected = files.read_json(folder / MANIFEST)["files"]
+    except (CourseError, KeyError, TypeError):  # absent, or not a manifest: then nothing vouches for the files
         return [MANIFEST]
-    expected = files.read_json(folder / MANIFEST)["files"]
     return [n for n, sha in expected.items() if not (folder / n).exists() or files.sha256(folder / n) != sha]
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from helpers import files
+from helpers import files, receipts
 from helpers.errors import CourseError
 from helpers.paths import ROOT
 
@@ -83,18 +83,18 @@ def test_what_is_not_json_is_named(tmp_path):
 
 def test_fingerprints_follow_content_and_not_dates(tmp_path):
     (tmp_path / "a").write_text("1")
-    before = files.fingerprints(tmp_path)
+    before = receipts.fingerprints(tmp_path)
     os.utime(tmp_path / "a", (1, 1))
-    assert files.fingerprints(tmp_path) == before
+    assert receipts.fingerprints(tmp_path) == before
     (tmp_path / "a").write_text("2")
-    assert files.fingerprints(tmp_path) != before
-    assert files.fingerprints(tmp_path / "absent") == {}
+    assert receipts.fingerprints(tmp_path) != before
+    assert receipts.fingerprints(tmp_path / "absent") == {}
 
 
 KILLED = """
 import sys, time
 from pathlib import Path
-from helpers import files
+from helpers import files, receipts
 for n in range(10**6):
     files.write_json(Path(sys.argv[1]), {"n": n, "fill": "x" * 20000})
 """

@@ -52,7 +52,17 @@ def resolve(**parameters):
 
 
 def finish(stage, resolved=None, **facts):
-    return receipts.write(stage, resolved or resolve(), Folders(), seconds=1.25, **facts)
+    resolved = resolved or resolve()
+    key = receipts.key(stage, resolved, Folders())
+    return receipts.write(stage, resolved, Folders(), key=key, seconds=1.25, **facts)
+
+
+def test_a_stage_depends_on_how_the_ones_before_it_ended(stage):
+    before = receipts.outcome(stage, Folders())
+    finish(stage, status="skipped", reason="it does not fit")
+    assert (before, receipts.outcome(stage, Folders())) == ("", "skipped it does not fit")
+    finish(stage)
+    assert receipts.outcome(stage, Folders()) == "done"
 
 
 def why(stage, **parameters):

@@ -129,10 +129,20 @@ def test_secrets_are_never_shown(name):
 
 def test_a_relative_path_starts_at_the_repository_wherever_one_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    resolved, _ = load({"QUESTIONS_FILE": "data/mine.json"}, environment=BARE)
-    assert resolved.QUESTIONS_FILE == ROOT / "data" / "mine.json"
-    assert settings.jsonable(resolved, ["QUESTIONS_FILE"]) == {"QUESTIONS_FILE": "data/mine.json"}
-    assert settings.shown(resolved, "QUESTIONS_FILE") == "data/mine.json"
+    resolved, _ = load({"QUESTIONS_FILE": "data/sample/expected.json"}, environment=BARE)
+    assert resolved.QUESTIONS_FILE == ROOT / "data" / "sample" / "expected.json"
+    assert settings.jsonable(resolved, ["QUESTIONS_FILE"]) == {"QUESTIONS_FILE": "data/sample/expected.json"}
+    assert settings.shown(resolved, "QUESTIONS_FILE") == "data/sample/expected.json"
+
+
+def test_a_file_that_is_not_there_is_named_before_anything_runs():
+    with pytest.raises(CourseError, match="TRAINING_DATA=no/such.json.*there is no such file"):
+        load({"TRAINING_DATA": "no/such.json"}, environment=BARE)
+
+
+@pytest.mark.parametrize(("name", "is_one"), [("QLORA_EPOCH", True), ("F", False), ("DAYS", False)])
+def test_a_misspelt_setting_is_told_from_a_variable(name, is_one):
+    assert settings.looks_like_one(name) is is_one
 
 
 def test_every_setting_says_what_it_is():

@@ -1,12 +1,12 @@
-"""Training: the loss is the answer's, the schedule is the recipe's, and a stop or a kill changes no bit of the result."""
+"""Training: the loss is the answer's, the schedule the recipe's, and no stop or kill changes a bit of the result."""
 
+import json
 import os
 import random
 import shutil
 import signal
 import time
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ import tiny
 import torch
 from peft import PeftModel
 
-from helpers import chat, checkpoints, examples, files, models, training
+from helpers import chat, checkpoints, examples, models, training, tuning
 from helpers.errors import CourseError
 from helpers.paths import ROOT
 
@@ -124,7 +124,7 @@ def test_long_rows_lose_their_end_and_rows_without_an_answer_drop_out(tokenizer)
     rows = [{"prompt": "Why?", "completion": "x" * 500}, {"prompt": "y" * 500, "completion": "Because."}]
     kept = examples.encode(rows, tokenizer, len(prompt) + 3)
     assert len(kept) == 1 and kept[0]["input_ids"][len(prompt) :] == chat.plain_ids(tokenizer, "xxx")
-    with pytest.raises(CourseError, match=f"no training row has an answer within MAX_SEQ_LENGTH={len(prompt)} tokens"):
+    with pytest.raises(CourseError, match=f"no training row has .* within MAX_SEQ_LENGTH={len(prompt)} tokens"):
         examples.encode(rows, tokenizer, len(prompt))
 
 
@@ -212,9 +212,8 @@ def test_a_result_has_no_pickle_and_no_path_of_this_machine(folder, undisturbed)
         assert weights in found and {Path(name).suffix for name in found} <= {".json", ".safetensors", ".jinja"}
         small = b"".join(content for name, content in found.items() if not name.endswith(".safetensors"))
         assert str(folder).encode() not in small and str(ROOT).encode() not in small
-    config = undisturbed["qlora"][1]["adapter_config.json"].decode()
-    names = [config.index(f'"{name}_proj"') for name in ("down", "gate", "k", "o", "q", "up", "v")]
-    assert names == sorted(names), "a set of names is written in an order of its own by every process"
+    targets = json.loads(undisturbed["qlora"][1]["adapter_config.json"])["target_modules"]
+    assert len(targets) == 14 and targets == sorted(targets), "every process would write a set in another order"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -230,23 +229,9 @@ def test_a_result_loads_and_speaks_as_it_was_trained(folder, tokenizer, tmp_path
     assert training.evaluate(model, rows, tiny.RECIPE, tokenizer) == pytest.approx(history.held_out[-1]["loss"])
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """Processes that start in a moment and can be killed: forked from one that has imported everything."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["tiny"])
-    yield context
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
-
-
-def start(processes, method, folder, place):
+def start(method, folder, place):
     """A training in a process of its own, once it has begun."""
-    process = processes.Process(target=tiny.fit_with_checkpoints, args=(method, folder, place), kwargs=LONG)
+    process = tiny.processes().Process(target=tiny.fit_with_checkpoints, args=(method, folder, place), kwargs=LONG)
     process.start()
     while process.is_alive() and not (place / "work").exists():
         time.sleep(0.005)
@@ -259,21 +244,21 @@ def two_checkpoints(process, place):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_killed_at_any_moment_it_ends_in_the_same_bytes(processes, folder, tmp_path, undisturbed, method):
+def test_killed_at_any_moment_it_ends_in_the_same_bytes(folder, tmp_path, undisturbed, method):
     expected, draw = undisturbed[method][1], random.Random(7)
+    process = start(method, folder, tmp_path / "0")
     began = time.monotonic()
-    process = start(processes, method, folder, tmp_path / "0")
     process.join()
     whole = time.monotonic() - began
     assert process.exitcode == 0 and tiny.contents(tmp_path / "0" / "out") == expected
 
     place, landed = tmp_path / "killed", 0
     while landed < KILLS:
-        process = start(processes, method, folder, place)
+        process = start(method, folder, place)
         if landed == 0:
             two_checkpoints(process, place)
         else:
-            time.sleep(draw.uniform(0, whole / 2))
+            time.sleep(draw.uniform(0, 0.7 * whole))
         process.kill()
         process.join()
         if process.exitcode == -signal.SIGKILL:
@@ -282,7 +267,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(processes, folder, tmp_p
         if (place / "out").exists():
             assert tiny.contents(place / "out") == expected
             shutil.rmtree(place)
-    process = start(processes, method, folder, place)
+    process = start(method, folder, place)
     process.join()
     assert process.exitcode == 0 and tiny.contents(place / "out") == expected
 
@@ -385,28 +370,29 @@ def test_a_loss_that_is_no_number_names_the_setting(folder, tmp_path):
 # small steps
 
 
-def steps_of(weights, arithmetic, updates=3):
+def steps_of(weights, arithmetic, updates=2):
     """(mean size of a weight's change, share of weights that stayed) after a few updates of the embedded model."""
     tokenizer = tiny.embedded_tokenizer()
     rows = examples.encode(tiny.ROWS, tokenizer, 256)
-    sizes = examples.lengths(rows)
     recipe = replace(tiny.RECIPE, learning_rate=1e-5, dtype=arithmetic)
     model = models.load(tiny.embedded(), weights).requires_grad_(True)
-    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    optimizer, scaler = torch.optim.AdamW(model.parameters(), weight_decay=0.0, fused=True), torch.amp.GradScaler("cpu", enabled=False)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0, fused=True)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
     for step in range(updates):
-        groups = [[row for row, _ in zip(range(step * 4, step * 4 + 4), sizes, strict=False)]]
-        training.update(model, rows, groups, recipe, tokenizer, optimizer, scaler, step, updates)
-    changes = [(weight.detach().float() - before[name].float()).abs() for name, weight in model.named_parameters()]
-    n = sum(change.numel() for change in changes)
-    moved = sum(change.sum(dtype=torch.float64).item() for change in changes) / n
-    return moved, sum((change == 0).sum().item() for change in changes) / n
+        training.update(model, rows, [[step, step + 5]], recipe, tokenizer, optimizer, scaler, step, updates)
+    moved = stayed = total = 0
+    with tuning.Weights(tiny.embedded()) as before, torch.no_grad():
+        for name, weight in model.named_parameters():
+            change = weight.float() - before.get(name).to(weight.dtype).float()
+            total += change.numel()
+            moved += change.abs().sum().item()
+            stayed += change.numel() - change.count_nonzero().item()
+    return moved / total, stayed / total
 
 
 def test_at_small_rates_fast_arithmetic_moves_weights_as_far_as_exact_arithmetic_does():
     exact, _ = steps_of("float32", "float32")
     fast, stayed = steps_of("float32", "bfloat16")
     lost, stuck = steps_of("bfloat16", "float32")
-    print(exact, fast, stayed, lost, stuck)
-    assert fast == pytest.approx(exact, rel=0.05) and stayed < 0.3
-    assert stuck > 0.8 and lost < exact / 2, "with bfloat16 weights most updates round away"
+    assert fast == pytest.approx(exact, rel=0.05) and stayed < 0.01
+    assert stuck > 0.9 and lost < exact / 2, "with bfloat16 weights most updates round away"

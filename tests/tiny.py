@@ -1,16 +1,21 @@
 """Makers that tests share: a random Llama of a few thousand weights that reads bytes, and trainings of it."""
 
+import os
+import subprocess
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from multiprocessing import forkserver, get_context
 from types import SimpleNamespace
 
+import pytest
 import tokenizers
 import torch
 from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from helpers import examples, models, settings, training, tuning, weights
-from helpers.paths import base_model
+from helpers import examples, models, paths, settings, training, tuning, weights
+from helpers.paths import ROOT, base_model
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -52,9 +57,9 @@ def byte_tokenizer(template=CHATML):
     )
 
 
-def write_model(folder, template=CHATML, **shape):
-    """A tiny random model and its tokenizer in `folder`, as a base model is kept; its manifest beside them."""
-    tokenizer = byte_tokenizer(template)
+def write_model(folder, manifest=True):
+    """A tiny random model, its tokenizer and their manifest in `folder`, as a base model is kept."""
+    tokenizer = byte_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -68,12 +73,12 @@ def write_model(folder, template=CHATML, **shape):
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
-        **shape,
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    weights.manifest_of(folder, **BASE)
+    if manifest:
+        weights.manifest_of(folder, **BASE)
     return folder
 
 
@@ -82,36 +87,68 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def model_for(method, folder, *, seed=1, **lora):
+def model_for(method, folder, seed=1):
     """What notebooks 4 and 6 train: NF4 and an adapter, or every weight in float32."""
     if method == "full":
         return models.load(folder, "float32").requires_grad_(True)
-    return tuning.add_adapter(models.load(folder, "nf4", dtype="float32"), LoraConfig(**LORA | lora), seed)
+    return tuning.add_adapter(models.load(folder, "nf4", dtype="float32"), LoraConfig(**LORA), seed)
 
 
-def fit(method, folder, place, *, show=lambda history, total: None, identity="test", lora=None, **recipe):
-    """Train the tiny model in `folder`; the result in `place`/out, work in `place`/work."""
+def fit(method, folder, place, *, out=None, show=lambda history, total: None, identity="test", **recipe):
+    """Train the tiny model in `folder`; the result in `place`/out unless `out` says where, work in `place`/work."""
     tokenizer = models.load_tokenizer(folder)
     wanted = replace(RECIPE, method=method, **recipe)
     rows = examples.encode(ROWS, tokenizer, wanted.max_length)
     return training.fit(
-        model_for(method, folder, **lora or {}),
+        model_for(method, folder),
         rows,
         rows.select(range(3)),
         wanted,
         tokenizer,
         identity=identity,
         base=BASE,
-        out=place / "out",
+        out=out or place / "out",
         work=place / "work",
         show=show,
     )
+
+
+@contextmanager
+def small_disk(folder, size):
+    """A disk of `size` mounted on `folder`; skips the test where that is not permitted."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a small disk cannot be mounted here: {getattr(error, 'stderr', None) or error}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@cache
+def processes():
+    """Makes processes that start in a moment and can be killed: forked from one that has imported everything."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["helpers", "tiny"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        patch.setenv("PYTHONWARNINGS", "ignore:resource_tracker")  # who is killed does not clean up
+        forkserver.ensure_running()
+    return context
 
 
 def fit_with_checkpoints(method, folder, place, **recipe):
     """`fit`, with a checkpoint after every update; for a process of its own that may be killed."""
     training.SECONDS_BETWEEN_CHECKPOINTS = -1
     fit(method, folder, place, **recipe)
+
+
+def fetch(folder, values):
+    """Stage 1's fetch into `folder`; for a process of its own."""
+    paths.BASE_MODELS = folder
+    weights.fetch(resolve(**values))
 
 
 def resolve(**values):
