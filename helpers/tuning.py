@@ -88,7 +88,7 @@ def why_not(wanted: str, plan: planner.Plan) -> str:
     if wanted == "off":
         return "FULL_FINETUNE=off"
     if wanted == "auto" and not plan.fits:
-        return f"all weights do not fit: {plan.sentence}"
+        return f"all weights do not fit: {plan.sentence} (FORCE=6 asks again)"
     return ""
 
 

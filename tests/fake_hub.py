@@ -12,9 +12,8 @@ class Hub(ThreadingHTTPServer):
     """Serves `revisions`, {commit: {file name: content}}, of the model `name`; the last one is main.
 
     `faults` is {file name: what goes wrong when it is fetched}: an HTTP status, "damaged" (right size, wrong
-    bytes) or "stalled" (half of it, once the files in `first` were sent, and then nothing) or
-    "unknown" (the Hub fails when asked about it). `refusal`, (status, the Hub's error code), answers every request
-    instead.
+    bytes), "stalled" (half of it, and then nothing) or "unknown" (the Hub fails when asked about it). `refusal`,
+    (status, the Hub's error code), answers every request instead.
     """
 
     daemon_threads, request_queue_size = True, 64
@@ -24,8 +23,7 @@ class Hub(ThreadingHTTPServer):
         self.name, self.revisions = name, revisions
         self.faults: dict[str, int | str] = {}
         self.refusal: tuple[int, str] | None = None
-        self.first: set[str] = set()
-        self.sent: list[str] = []  # names of the files that were sent whole
+        self.sent: list[str] = []  # names of the files that are sent whole
         self.tokens: set[str] = set()  # Authorization headers
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -96,15 +94,12 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "damaged":
             content = content[:-1] + bytes([content[-1] ^ 1])
         if fault == "stalled":
-            while not self.server.first <= set(self.server.sent):
-                time.sleep(0.01)
             self.send(content[: len(content) // 2], headers, length=len(content))
             time.sleep(60)
             return None
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
-        self.send(content[start:], headers, status=206 if start else 200)
         self.server.sent.append(name)
-        return None
+        return self.send(content[start:], headers, status=206 if start else 200)
 
     def refuse(self, status: int, code: str) -> None:
         self.send(b"", {"X-Error-Code": code, "X-Error-Message": "refused"}, status)

@@ -57,6 +57,17 @@ def test_unpacked_weights_are_those_of_nf4(packed, prompt):
     assert (logits - packed_logits).abs().max() < 0.05 * packed_logits.abs().max()
 
 
+def test_footprints_are_measured_where_they_fit_and_counted_where_not(folder, monkeypatch):
+    n = models.parameters_of(models.load(folder, "float32"))[1]
+    measured = models.footprints(folder)
+    assert list(measured) == ["float32", "bfloat16", "nf4"]
+    assert measured["float32"] == pytest.approx(4 * n / 1e6, rel=0.01)
+    assert measured["nf4"] < measured["bfloat16"] < measured["float32"]
+    monkeypatch.setattr(models, "available_memory", lambda: 6 * n)
+    counted = models.footprints(folder)
+    assert counted["float32 (counted)"] == pytest.approx(4 * n / 1e6) and counted["bfloat16"] == measured["bfloat16"]
+
+
 def test_an_example_of_nf4_is_the_first_query_matrix(folder):
     original, rounded = models.nf4_example(folder)
     first = models.load(folder, "float32").model.layers[0].self_attn.q_proj.weight.flatten()
@@ -159,6 +170,18 @@ def test_the_fastest_precision_is_chosen_unless_one_is_asked_for(monkeypatch):
     assert hardware.compute_dtype() == "bfloat16" and hardware.compute_dtype("float32") == "float32"
     monkeypatch.setattr(hardware, "cpu_precisions", lambda: {"float32": 0.5, "bfloat16": 2.0})
     assert hardware.compute_dtype() == "float32"
+
+
+def test_precision_is_measured_once_on_a_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "MEASURED", tmp_path / "cpu.json")
+    measure, calls = hardware.cpu_precisions.__wrapped__, []
+    monkeypatch.setattr(hardware, "matmul_seconds", lambda name: calls.append(name) or float(len(calls)))
+    first = measure()
+    assert first == {"float32": 1.0, "bfloat16": 2.0} and measure() == first and len(calls) == 2
+    monkeypatch.setattr(hardware.platform, "node", lambda: "another machine")
+    assert measure() != first, "a folder that moved is measured anew"
+    (tmp_path / "cpu.json").write_text("{")
+    assert set(measure()) == set(first)
 
 
 def test_precision_is_measured_and_not_assumed():

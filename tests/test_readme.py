@@ -95,6 +95,12 @@ def test_the_file_tree_names_every_helper():
     assert ours - {"__init__.py"} <= named, f"without a line in the README: {sorted(ours - named - {'__init__.py'})}"
 
 
+def test_the_results_are_those_of_the_recorded_run():
+    from helpers import record
+
+    assert f"{record.START}\n{record.summary()}\n{record.END}" in readme()
+
+
 @pytest.mark.after_notebooks
 @pytest.mark.parametrize("block", [b for b in blocks("python") if not b.reason], ids=first_line)
 def test_python_runs_on_what_the_notebooks_left(block):

