@@ -64,10 +64,17 @@ def shuffled_place(seed: int, epoch: int, row: int) -> str:
     return hashlib.sha256(f"{seed}:{epoch}:{row}".encode()).hexdigest()
 
 
-def micro_batches(rows: list[int], sizes: list[int], batch_size: int) -> list[list[int]]:
-    """The rows of one update in groups of at most `batch_size`, similar lengths together (less padding)."""
-    ordered = sorted(rows, key=lambda row: (sizes[row], row))
-    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+def micro_batches(rows: list[int], sizes: list[int], batch_size: int, tokens: int) -> list[list[int]]:
+    """The rows of one update in groups of similar lengths, so that there is little padding.
+
+    A group has at most `batch_size` rows and, unless it is a single row, at most `tokens` tokens with padding.
+    """
+    groups: list[list[int]] = []
+    for row in sorted(rows, key=lambda row: (sizes[row], row)):
+        if not groups or len(groups[-1]) == batch_size or (len(groups[-1]) + 1) * sizes[row] > tokens:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
 
 
 def collate(examples: Dataset, rows: list[int], pad: int, device: str) -> dict[str, torch.Tensor]:

@@ -93,6 +93,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
         with disk_full_is_clear(path):
             yield temporary
             for file in sorted(temporary.rglob("*")):
+                file.chmod(0o755 if file.is_dir() else 0o644)
                 sync(file)
             temporary.chmod(0o755)
             replace_folder(temporary, path)

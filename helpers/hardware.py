@@ -1,5 +1,6 @@
 """What this machine can do: which profile, which precision, how much memory."""
 
+import ctypes
 import platform
 import time
 from functools import cache
@@ -86,6 +87,12 @@ def compute_dtype(wanted: str = "auto") -> str:
 def available_memory() -> int:
     """Bytes a training may use: the GPU's, or what this machine has free now."""
     return gpu_memory() or psutil.virtual_memory().available
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system where the C library can (glibc): rows of many lengths leave many gaps."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def memory_peak() -> int:

@@ -54,12 +54,17 @@ def load(folder: Path, precision: str = "auto", attention: str = "auto", dtype: 
     else:
         options["dtype"] = getattr(torch, compute_dtype(precision))
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise CourseError(
             f"the model in {relative(folder)} does not load: {str(error).splitlines()[0][:200]}",
             "run stage 1 again (make pipeline STAGES=1 FORCE=1), or choose another MODEL_NAME",
         ) from error
+    if lacking := sorted(found["missing_keys"]):  # transformers would go on with random ones
+        raise CourseError(
+            f"the model in {relative(folder)} lacks weights: {', '.join(lacking[:3])}",
+            "run stage 1 again (make pipeline STAGES=1 FORCE=1), or choose another MODEL_NAME",
+        )
     if precision == "nf4":
         keep_differentiable(model)
     return model.eval()

@@ -54,7 +54,7 @@ def plan(folder: Path, recipe: Recipe, rank: int = 0) -> Plan:
         adapter = sum(rank * (m.in_features + m.out_features) for m in linear)
         weights = {"4-bit weights": NF4_BYTES * quantised, "embeddings": 2 * (total - quantised)}
         weights |= {"adapter and its optimizer": 16 * adapter}
-    tokens = recipe.batch_size * recipe.max_length
+    tokens = max(recipe.max_length, min(recipe.batch_size * recipe.max_length, recipe.micro_batch_tokens))
     layers = 1 if recipe.checkpointing else config.num_hidden_layers
     wide = 2 if recipe.dtype == "float32" else 1
     activations = {

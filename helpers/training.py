@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,17 +13,16 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers import checkpoints, examples, files
+from helpers import checkpoints, examples, files, trained
 from helpers.errors import CourseError
-from helpers.hardware import compute_dtype, device, memory_peak
+from helpers.hardware import compute_dtype, device, give_back_memory, memory_peak
 from helpers.paths import relative
 from helpers.progress import Line, forced
+from helpers.trained import History
 
 SECONDS_BETWEEN_CHECKPOINTS = 120
 EVALUATIONS = 6
-RECORD = "training.json"
 OPTIMIZER_PARTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's; its count leaves out what float16 skipped
-MEASURED = ("seconds", "peak_memory")  # differ from run to run, so they are kept beside the result, not in it
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Recipe:
     seed: int
     dtype: str
     checkpointing: bool
+    micro_batch_tokens: int = 1024  # on a CPU larger products are no faster and need more memory
     warmup_share: float = 0.05
     clip: float = 1.0
 
@@ -59,26 +59,8 @@ def recipe(settings: SimpleNamespace, method: str) -> Recipe:
         seed=settings.SEED,
         dtype=compute_dtype(settings.DTYPE),
         checkpointing=device() == "cuda" if wanted == "auto" else wanted == "on",
+        micro_batch_tokens=10**9 if device() == "cuda" else 1024,
     )
-
-
-@dataclass
-class History:
-    """What happened: one row per update, and one per look at the held-out rows."""
-
-    updates: list[dict] = field(default_factory=list)  # step, tokens, loss, learning_rate
-    held_out: list[dict] = field(default_factory=list)  # step, loss
-    seconds: float = 0.0
-    peak_memory: int = 0  # bytes
-
-    @property
-    def tokens(self) -> int:
-        """Tokens read in training so far, padding not counted."""
-        return sum(update["tokens"] for update in self.updates)
-
-    def lasting(self) -> dict:
-        """What is the same on every run."""
-        return {name: value for name, value in asdict(self).items() if name not in MEASURED}
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
@@ -131,7 +113,7 @@ def fit(
     CourseError if the loss stops being a number.
     """
     key = files.sha256_of([identity, asdict(recipe)])
-    if (done := finished(out, key, work)) and not forced():
+    if (done := trained.finished(out, key, work)) and not forced():
         files.remove_folder(work)
         show(done, len(done.updates))
         return done
@@ -166,7 +148,7 @@ def fit(
                 show(history, len(updates))
             if step == len(updates):
                 break
-            groups = examples.micro_batches(updates[step], sizes, recipe.batch_size)
+            groups = examples.micro_batches(updates[step], sizes, recipe.batch_size, recipe.micro_batch_tokens)
             loss = update(model, rows, groups, recipe, tokenizer, optimizer, scaler, step, len(updates))
             tokens = sum(sizes[row] for row in updates[step])
             rate = learning_rate(recipe, step, len(updates))
@@ -182,8 +164,8 @@ def fit(
             if stop:
                 raise KeyboardInterrupt(f"stopped after update {step + 1}; run again to go on from there")
         history.peak_memory = max(history.peak_memory, memory_peak())
-        save_result(model, tokenizer, recipe, history, key, base, out)
-        files.write_json(timing(work), {"key": key} | {name: getattr(history, name) for name in MEASURED})
+        trained.save(model, tokenizer, asdict(recipe), history, key, base, out)
+        trained.save_measured(history, key, work)
         files.remove_folder(work)
         if asked_to_stop():
             raise KeyboardInterrupt("stopped after the last update; the result is saved")
@@ -224,6 +206,7 @@ def update(
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
+    give_back_memory()
     return summed / graded
 
 
@@ -242,7 +225,8 @@ def evaluate(model: PreTrainedModel, rows: Dataset, recipe: Recipe, tokenizer: P
     sizes = examples.lengths(rows)
     summed = graded = 0
     with torch.no_grad(), arithmetic(recipe.dtype):
-        for group in examples.micro_batches(list(range(len(rows))), sizes, recipe.batch_size):
+        every = list(range(len(rows)))
+        for group in examples.micro_batches(every, sizes, recipe.batch_size, recipe.micro_batch_tokens):
             loss, n = answer_loss(model, examples.collate(rows, group, tokenizer.pad_token_id, device()))
             summed, graded = summed + loss.item(), graded + n
     return summed / graded
@@ -300,50 +284,6 @@ def resume(
     scaler.load_state_dict(state["scaler"])
     print(f"going on after update {len(history.updates)}, from a checkpoint in {relative(work)}")
     return history
-
-
-def save_result(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    recipe: Recipe,
-    history: History,
-    key: str,
-    base: dict,
-    out: Path,
-) -> None:
-    """The trained weights, the tokenizer and training.json in `out`, complete or not at all."""
-    files.require_space(out, sum(4 * w.numel() for w in model.parameters() if w.requires_grad), "saving the result")
-    with files.writing_folder(out) as temporary:
-        if hasattr(model, "peft_config"):
-            config = model.peft_config["default"]
-            config.base_model_name_or_path, config.revision = base["id"], base["revision"]
-            config.target_modules = sorted(config.target_modules)  # a set, whose order changes from run to run
-            model.save_pretrained(temporary, save_embedding_layers=False)
-            (temporary / "README.md").unlink(missing_ok=True)  # peft's card is an empty form
-        else:
-            model.config.name_or_path = ""
-            model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        hashes = {file.name: files.sha256(file) for file in sorted(temporary.iterdir()) if file.is_file()}
-        record = {"key": key, "base": base, "recipe": asdict(recipe), "history": history.lasting(), "files": hashes}
-        files.write_json(temporary / RECORD, record)
-
-
-def finished(out: Path, key: str, work: Path) -> History | None:
-    """The history of a training that `out` already holds, whole and made the same way; else None."""
-    if not (out / RECORD).exists():
-        return None
-    record = files.read_json(out / RECORD)
-    whole = all((out / n).exists() and files.sha256(out / n) == sha for n, sha in record["files"].items())
-    if not whole or record["key"] != key:
-        return None
-    measured = files.read_json(timing(work)) if timing(work).exists() else {"key": None}
-    known = {name: measured[name] for name in MEASURED} if measured["key"] == key else {}
-    return History(**record["history"], **known)
-
-
-def timing(work: Path) -> Path:
-    return work.with_name(f"{work.name}.json")
 
 
 def read_key(work: Path) -> str | None:

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 
-from helpers import checkpoints, files, training
+from helpers import checkpoints, files, trained, training
 from helpers.errors import CourseError
 
 CASES = int(os.environ.get("SWEEP", 60))
@@ -139,4 +139,4 @@ def test_a_disk_that_is_full_when_the_result_is_saved_loses_no_training(small_di
     (small_disk / "other").unlink()
     monkeypatch.setattr(training, "update", None)
     assert len(tiny.fit("full", base, tmp_path, out=small_disk / "result").updates) == 8, "none is trained again"
-    assert (small_disk / "result" / training.RECORD).exists()
+    assert (small_disk / "result" / trained.RECORD).exists()

@@ -161,7 +161,7 @@ def test_the_token_budget_ends_training(budget):
 
 def test_micro_batches_hold_the_same_rows():
     rows = [5, 3, 20, 11, 8]
-    groups = examples.micro_batches(rows, SIZES, 2)
+    groups = examples.micro_batches(rows, SIZES, 2, tokens=10**6)
     assert sorted(r for g in groups for r in g) == sorted(rows) and [len(g) for g in groups] == [2, 2, 1]
 
 

@@ -1,0 +1,79 @@
+"""A finished training on disk: what happened, the weights, and how to know them again."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from helpers import files
+
+RECORD = "training.json"
+MEASURED = ("seconds", "peak_memory")  # differ from run to run, so they are kept beside the result, not in it
+
+
+@dataclass
+class History:
+    """What happened: one row per update, and one per look at the held-out rows."""
+
+    updates: list[dict] = field(default_factory=list)  # step, tokens, loss, learning_rate
+    held_out: list[dict] = field(default_factory=list)  # step, loss
+    seconds: float = 0.0
+    peak_memory: int = 0  # bytes
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read in training so far, padding not counted."""
+        return sum(update["tokens"] for update in self.updates)
+
+    def lasting(self) -> dict:
+        """What is the same on every run."""
+        return {name: value for name, value in asdict(self).items() if name not in MEASURED}
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: dict,
+    history: History,
+    key: str,
+    base: dict,
+    out: Path,
+) -> None:
+    """The trained weights, the tokenizer and training.json in `out`, complete or not at all."""
+    files.require_space(out, sum(4 * w.numel() for w in model.parameters() if w.requires_grad), "saving the result")
+    with files.writing_folder(out) as temporary:
+        if hasattr(model, "peft_config"):
+            config = model.peft_config["default"]
+            config.base_model_name_or_path, config.revision = base["id"], base["revision"]
+            config.target_modules = sorted(config.target_modules)  # a set, whose order changes from run to run
+            model.save_pretrained(temporary, save_embedding_layers=False)
+            (temporary / "README.md").unlink(missing_ok=True)  # peft's card is an empty form
+        else:
+            model.config.name_or_path = ""
+            model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        hashes = {file.name: files.sha256(file) for file in sorted(temporary.iterdir()) if file.is_file()}
+        record = {"key": key, "base": base, "recipe": recipe, "history": history.lasting(), "files": hashes}
+        files.write_json(temporary / RECORD, record)
+
+
+def finished(out: Path, key: str, work: Path) -> History | None:
+    """The history of a training that `out` already holds, whole and made the same way; else None."""
+    if not (out / RECORD).exists():
+        return None
+    record = files.read_json(out / RECORD)
+    whole = all((out / n).exists() and files.sha256(out / n) == sha for n, sha in record["files"].items())
+    if not whole or record["key"] != key:
+        return None
+    measured = files.read_json(timing(work)) if timing(work).exists() else {"key": None}
+    known = {name: measured[name] for name in MEASURED} if measured["key"] == key else {}
+    return History(**record["history"], **known)
+
+
+def save_measured(history: History, key: str, work: Path) -> None:
+    """Keep what differs from run to run beside `work`, so that the result itself is the same every time."""
+    files.write_json(timing(work), {"key": key} | {name: getattr(history, name) for name in MEASURED})
+
+
+def timing(work: Path) -> Path:
+    return work.with_name(f"{work.name}.json")
