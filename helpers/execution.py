@@ -105,13 +105,12 @@ def code_of(draft: Path) -> list[dict]:
 
 
 def running_cell(draft: Path) -> str:
-    """Source of the cell that was started last, or of the one before it if that ended the process by exit().
+    """Source of the cell that was started last.
 
     papermill calls the cells after a death completed as well, but they have no start.
     """
     started = [cell.source for cell in code_of(draft) if cell.metadata.get("papermill", {}).get("start_time")]
-    leaves = len(started) > 1 and re.search(r"^(exit|quit)\(", started[-2], re.MULTILINE)
-    return (started[-2] if leaves else started[-1]) if started else ""
+    return started[-1] if started else ""
 
 
 def unfinished_cell(draft: Path) -> Fault | None:

@@ -123,3 +123,10 @@ def watch_commands(session: Session) -> None:
             session.failed_commands.append(command.strip())
 
     shell.system = watched
+    if "COURSE_EXECUTION" in os.environ:
+        shell.ask_exit = refuse_exit
+
+
+def refuse_exit() -> None:
+    """exit() only asks the kernel to end some time: under the runner, later cells may or may not be run."""
+    raise CourseError("the notebook was ended here by exit(), before its last cell", "take the exit() out")

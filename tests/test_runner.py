@@ -152,7 +152,7 @@ def test_touched_files_and_comments_rerun_nothing(tree):
 def test_one_setting_reruns_what_it_reaches_and_a_damaged_output_its_stage(tree):
     (tree.reports / "results_qlora.json").write_text("bitten")
     outcome = tree.run("MAX_PAPERS=12", "SEED=42")  # 42 is the default: not a change
-    assert outcome.ran == {3, 5, 8}, outcome.text
+    assert outcome.ran == {3, 5}, outcome.text  # the answers came back the same, so 8 has nothing to do
     assert "setting changed: MAX_PAPERS" in outcome.text and "results_qlora.json is damaged" in outcome.text
     assert tree.receipt(3)["key"]["settings"]["MAX_PAPERS"] == 12
     assert tree.run("MAX_PAPERS=12").ran == set()
@@ -191,7 +191,7 @@ def test_a_report_holds_no_secret_and_no_path_of_this_machine(tree):
             "\nx=1 is bad\n→ take 2\n",
         ),
         ("import sys\nsys.exit(0)", "sys.exit()"),
-        ("exit()", "process died"),
+        ("exit()", "ended here by exit()"),
         ("!false\n!true", "a shell command of this notebook failed: false"),
         ("import os\nos.kill(os.getpid(), 9)", "process died"),
     ],
