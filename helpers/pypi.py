@@ -53,7 +53,8 @@ def explained(requirement: str, output: str, path: Path) -> CourseError:
         )
     errors = [line for line in output.splitlines() if line.startswith("ERROR")]
     words = [line for line in errors if "//" not in line and "host=" not in line]
+    unsaid = "pip reached no package index" if "connect" in output.lower() else "pip gave no reason"
     return CourseError(
-        f"{requirement} could not be downloaded: {words[-1] if words else 'pip gave no reason'}",
+        f"{requirement} could not be downloaded: {words[-1] if words else unsaid}",
         "check the network (pip must be able to install packages here), then run the same command again",
     )
