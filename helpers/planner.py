@@ -13,6 +13,8 @@ GIB = 2**30
 RUNTIME = 0.6 * GIB  # Python, torch and the libraries, measured on a CPU
 NF4_BYTES = 0.516  # 4 bits and the doubly quantised scale of every 64 weights
 BYTES_PER_ACTIVATION = 34  # per token, layer and hidden unit, in 16 bits (Korthikanti et al. 2022)
+ADAPTER_ACTIVATION = 34  # as much again: a float32 adapter keeps a float32 copy of every layer's input
+BYTES_PER_LOGIT = 20  # in 16 bits and in float32, their softmax, and the gradients of both
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ def plan(folder: Path, recipe: Recipe, rank: int = 0) -> Plan:
         weights |= {"adapter and its optimizer": 16 * adapter}
     tokens = max(recipe.max_length, min(recipe.batch_size * recipe.max_length, recipe.micro_batch_tokens))
     layers = 1 if recipe.checkpointing else config.num_hidden_layers
-    wide = 2 if recipe.dtype == "float32" else 1
+    wide = BYTES_PER_ACTIVATION * (2 if recipe.dtype == "float32" else 1) + (ADAPTER_ACTIVATION if rank else 0)
     activations = {
-        "activations": wide * BYTES_PER_ACTIVATION * tokens * config.hidden_size * layers,
-        "logits": 10 * tokens / 2 * config.vocab_size,
+        "activations": wide * tokens * config.hidden_size * layers,
+        "logits": BYTES_PER_LOGIT * tokens * config.vocab_size,
     }
     return Plan(weights | activations | {"runtime": RUNTIME}, available_memory())
