@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import resource
 import time
 from functools import cache
 from pathlib import Path
@@ -101,9 +102,5 @@ def memory_peak() -> int:
         import torch
 
         return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ImportError:  # Windows has no resource module; psutil knows its peak
-        return psutil.Process().memory_info().peak_wset
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kibibytes if psutil.MACOS else kibibytes * 1024
