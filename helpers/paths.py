@@ -8,6 +8,7 @@ NOTEBOOKS = ROOT / "notebooks"
 BENCHMARK = ROOT / "data" / "benchmark"
 TOPICS = ROOT / "data" / "topics"
 SAMPLE = ROOT / "data" / "sample"
+GENERAL = ROOT / "data" / "general"
 RAW = ROOT / "data" / "raw"
 BASE_MODELS = ROOT / "models" / "base"
 
@@ -48,6 +49,10 @@ class Folders:
     @property
     def held_out(self) -> Path:
         return self.data / "heldout.json"
+
+    @property
+    def probes(self) -> Path:
+        return self.data / "probes.json"
 
     @property
     def qlora_model(self) -> Path:

@@ -40,9 +40,9 @@ FromRoot = Annotated[  # a relative path is relative to the repository, wherever
 RunName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$", max_length=40)]
 RESERVED_RUNS = (
     *("base", "work", "qlora_model", "full_finetuned_model"),
-    *("raw", "benchmark", "topics", "sample", "receipts", "items", "cards", "recorded"),
+    *("raw", "benchmark", "topics", "sample", "general", "receipts", "items", "cards", "recorded"),
 )
-MUST_EXIST = ("QUESTIONS_FILE", "PAPERS_ARCHIVE", "PAPERS_IDS", "TRAINING_DATA")
+MUST_EXIST = ("QUESTIONS_FILE", "PAPERS_ARCHIVE", "PAPERS_IDS", "PAPERS_EXCLUDE", "TRAINING_DATA")
 
 
 def free_run_name(run: str) -> str:
@@ -91,9 +91,13 @@ class Settings(BaseSettings):
     PAPERS_QUERY: str | None = Field(None, description="a PubMed query in place of the topic's")
     PAPERS_IDS: FromRoot | None = Field(None, description="a file of PMIDs, one a line, in place of a query")
     MAX_PAPERS: Annotated[int, Field(ge=10)] = Field(300, description="most papers kept after screening")
-    ROWS_PER_PAPER: Annotated[int, Field(ge=1, le=50)] = Field(
-        6, description="most training rows made from one paper"
+    PAPERS_EXCLUDE: FromRoot | None = Field(
+        None, description="a file of PMIDs never to train on (those of a public benchmark, say), one a line"
     )
+    ROWS_PER_PAPER: Annotated[int, Field(ge=1, le=50)] = Field(
+        12, description="most training rows made from one paper"
+    )
+    VIEWS: str = Field("all", description="kinds of training rows: all, or names separated by commas")
     TRAINING_DATA: FromRoot | None = Field(None, description="your own training rows in place of stage 3's")
 
     MAX_SEQ_LENGTH: Annotated[int, Field(ge=64, le=131072)] = Field(
@@ -101,6 +105,9 @@ class Settings(BaseSettings):
     )
     TOKEN_BUDGET: Annotated[int, Field(ge=100)] = Field(
         100_000, description="a training ends after this many tokens, or after its epochs if that is sooner"
+    )
+    REPLAY_RATIO: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        0.1, description="share of general English among the tokens trained on, against forgetting"
     )
     GRAD_ACCUMULATION: Annotated[int, Field(ge=1, le=4096)] = Field(
         2, description="micro-batches to one update; times the batch size it is the effective batch"
