@@ -1,8 +1,8 @@
-# make pipeline · make test · make lab. Any setting may be given on the line: make pipeline PROFILE=cpu RUN=mine
+# make pipeline · make test · make test-full · make lab. Any setting may be given on the line: make pipeline PROFILE=cpu RUN=mine
 # PYTHON=python takes the active interpreter (conda, Colab) instead of making .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help pipeline test lab lock always check
+.PHONY: help pipeline test test-full lab lock always check
 
 ifdef PYTHON
 INSTALLED := check
@@ -17,7 +17,7 @@ GIVEN = $(foreach name,$(filter-out PYTHON,$(NAMES)),'$(subst ','\'',$(name)=$(v
 
 help: ## this list
 	@echo 'make TARGET [NAME=value ...]   names are in .env.example; also STAGES=3-5, FORCE=4 and PYTHON=python'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 pipeline: $(INSTALLED) ## run every notebook that is not done; then open reports/index.html
 	@$(PYTHON) -m helpers.runner $(GIVEN)
@@ -30,6 +30,9 @@ test: $(INSTALLED) ## lint, unit tests, all eight notebooks in profile smoke, th
 	PYTHONPATH=tests $(PYTHON) -m pytest -p smoke --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 	PYTHONPATH=tests $(PYTHON) -m pytest -p smoke -m after_notebooks tests
 
+test-full: $(INSTALLED) ## make test with the long sweeps: kills, faults, damage and fuzz at their full numbers (hours)
+	SWEEP=full $(MAKE) test
+
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	@$(PYTHON) -m jupyterlab notebooks
 
@@ -37,7 +40,7 @@ lock: ## pin the newest packages that pyproject.toml allows in requirements.lock
 	@$(FIND_PYTHON) && $(WRITE_LOCK)
 
 check:
-	@$(PYTHON) -m helpers.dependencies check $(if $(filter test,$(MAKECMDGOALS)),dev)
+	@$(PYTHON) -m helpers.dependencies check $(if $(filter test%,$(MAKECMDGOALS)),dev)
 
 # The stamp is the lock that was installed, written last: an install that was interrupted is made good.
 .venv/stamp: always

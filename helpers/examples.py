@@ -1,6 +1,8 @@
 """Training rows as token ids: what the model reads, what it is graded on, and in which order."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import count
 
 import torch
 from datasets import Dataset, disable_progress_bars
@@ -44,24 +46,49 @@ def lengths(examples: Dataset) -> list[int]:
     return [len(ids) for ids in examples["input_ids"]]
 
 
-def schedule(sizes: list[int], *, rows_per_update: int, epochs: int, token_budget: int, seed: int) -> list[list[int]]:
+def schedule(
+    sizes: list[int],
+    *,
+    rows_per_update: int,
+    epochs: int,
+    token_budget: int,
+    seed: int,
+    replay: int = 0,
+    replay_ratio: float = 0.0,
+) -> list[list[int]]:
     """Row numbers of every update: each epoch in its own order, until the epochs or the tokens run out.
 
-    `sizes` are the rows' lengths in tokens. The order depends on the seed and nothing else.
+    `sizes` are the rows' lengths in tokens. The last `replay` rows are general text: they are dealt in between
+    wherever their share of the tokens so far is below `replay_ratio`, over and over if need be, and count for
+    no epoch. The order depends on the seed and nothing else.
     """
-    updates, tokens = [], 0
+    papers, updates, tokens, general_tokens = len(sizes) - replay, [], 0, 0
+    general = cycled(range(papers, len(sizes)), seed)
     for epoch in range(epochs):
-        order = sorted(range(len(sizes)), key=lambda row: shuffled_place(seed, epoch, row))
-        for start in range(0, len(order), rows_per_update):
+        order = shuffled(range(papers), seed, epoch)
+        while order:
             if tokens >= token_budget:
                 return updates
-            updates.append(order[start : start + rows_per_update])
-            tokens += sum(sizes[row] for row in updates[-1])
+            update = []
+            while order and len(update) < rows_per_update:
+                if replay and general_tokens < replay_ratio * tokens:
+                    update.append(next(general))
+                    general_tokens += sizes[update[-1]]
+                else:
+                    update.append(order.pop(0))
+                tokens += sizes[update[-1]]
+            updates.append(update)
     return updates
 
 
-def shuffled_place(seed: int, epoch: int, row: int) -> str:
-    return hashlib.sha256(f"{seed}:{epoch}:{row}".encode()).hexdigest()
+def shuffled(rows: Iterable[int], seed: int, epoch: int) -> list[int]:
+    """`rows` in the order of a hash of seed, epoch and row."""
+    return sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{epoch}:{row}".encode()).hexdigest())
+
+
+def cycled(rows: range, seed: int) -> Iterator[int]:
+    """`rows` for ever, each time round in another order."""
+    return (row for round_ in count() for row in shuffled(rows, seed, round_))
 
 
 def micro_batches(rows: list[int], sizes: list[int], batch_size: int, tokens: int) -> list[list[int]]:

@@ -106,29 +106,52 @@ def funnel(found: int, kept: int, reasons: dict[str, int]) -> Figure:
     return made
 
 
-def corpus(papers: list, top: int = 8) -> Figure:
-    """Three panels: abstract length, year, most frequent journals."""
-    made, (words, years, journals) = figure(3, figsize=(10, 3.2), width_ratios=(1, 1, 1.1))
+def corpus(papers: list, top: int = 10) -> Figure:
+    """Two panels: abstract length, and the most frequent journals."""
+    made, (words, journals) = figure(2, figsize=(10, 3.2))
     words.hist([len(paper.text.split()) for paper in papers], bins=20, color=BLUE)
     words.set(xlabel="abstract length (words)", ylabel="papers")
-    counts = Counter(paper.year for paper in papers if paper.year)
-    years.bar([str(year) for year in sorted(counts)], [counts[year] for year in sorted(counts)], color=BLUE)
-    years.set(xlabel="year", ylabel="papers")
-    years.tick_params("x", rotation=45)
     common = Counter(paper.journal for paper in papers).most_common(top)[::-1]
-    journals.barh([name[:28] for name, _ in common], [n for _, n in common], color=BLUE)
+    journals.barh([shortened(name, 40) for name, _ in common], [n for _, n in common], color=BLUE)
     journals.set(xlabel="papers")
     journals.set_title("most frequent journals", fontsize=10)
     return made
 
 
-def views(rows: list[dict]) -> Figure:
-    """Bars: training rows by view."""
-    counts = Counter(row["view"] for row in rows).most_common()[::-1]
-    made, (axis,) = figure(figsize=(7, 0.8 + 0.35 * len(counts)))
-    bars = axis.barh([view for view, _ in counts], [n for _, n in counts], color=BLUE)
-    axis.bar_label(bars, padding=4)
-    axis.set(xlabel="training rows")
+def shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def coverage(counts: dict[str, dict[int, int]]) -> Figure:
+    """Heat map: papers by disease (most frequent first) and year; `counts` as of `topics.coverage`."""
+    years = sorted({year for by_year in counts.values() for year in by_year})
+    grid = np.array([[by_year.get(year, 0) for year in years] for by_year in counts.values()])
+    made, (axis,) = figure(figsize=(2.6 + 0.5 * len(years), 0.9 + 0.27 * len(counts)))
+    axis.imshow(np.sqrt(grid), cmap="Blues", aspect="auto")
+    axis.grid(False)
+    for row, column in zip(*np.nonzero(grid), strict=True):
+        dark = grid[row, column] > 0.35 * grid.max()
+        axis.text(column, row, grid[row, column], ha="center", va="center", color="white" if dark else "black")
+    axis.set_xticks(range(len(years)), years)
+    axis.set_yticks(range(len(counts)), [f"{name} ({sum(by_year.values())})" for name, by_year in counts.items()])
+    axis.set(xlabel="year of publication", ylabel="disease (papers)")
+    return made
+
+
+def mix(read: list[dict], unit: str, top: int = 12) -> Figure:
+    """Two panels: how much of the text, in `unit` (words, tokens), each view and each disease contributes."""
+    parts = [("view", len({row["view"] for row in read})), ("disease", top)]
+    totals = {name: Counter() for name, _ in parts}
+    for row in read:
+        for name in totals:
+            totals[name][row[name]] += row[unit]
+    longest = max(min(n, len(totals[name])) for name, n in parts)
+    made, axes = figure(2, figsize=(10, 0.9 + 0.27 * longest))
+    for axis, (name, most) in zip(axes, parts, strict=True):
+        shown = totals[name].most_common(most)[::-1]
+        bars = axis.barh([key for key, _ in shown], [n for _, n in shown], color=BLUE)
+        axis.bar_label(bars, fmt="{:,.0f}", padding=4)
+        axis.set(xlabel=f"{unit} by {name}", xlim=(0, 1.2 * shown[-1][1]))
     return made
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from helpers.errors import CourseError
-from helpers.paths import BENCHMARK, NOTEBOOKS, ROOT, TOPICS, Folders, base_model
+from helpers.paths import BENCHMARK, GENERAL, NOTEBOOKS, ROOT, TOPICS, Folders, base_model
 from helpers.settings import Settings, check_names
 
 AMBIENT = (
@@ -62,15 +62,15 @@ STAGES = (
         "3_download_papers",
         "Papers from PubMed and arXiv",
         (),
-        ("topic", "questions", "ids", "archive"),
-        ("papers", "dropped", "training_data", "held_out"),
+        ("topic", "questions", "ids", "exclude", "archive"),
+        ("papers", "dropped", "training_data", "held_out", "probes"),
     ),
     Stage(
         4,
         "4_qlora_finetune",
         "QLoRA: train an adapter",
         (1, 3),
-        ("base", "rows", "held_out"),
+        ("base", "rows", "replay", "held_out"),
         ("qlora_model",),
     ),
     Stage(
@@ -86,7 +86,7 @@ STAGES = (
         "6_full_finetune",
         "Full fine-tuning: train every weight",
         (1, 3),
-        ("base", "rows", "held_out"),
+        ("base", "rows", "replay", "held_out"),
         ("full_model",),
     ),
     Stage(
@@ -141,8 +141,10 @@ def artefact(name: str, settings: Settings, folders: Folders) -> Path | None:
         "questions": settings.QUESTIONS_FILE or BENCHMARK / "questions.json",
         "topic": topic_file(settings.TOPIC),
         "ids": settings.PAPERS_IDS,
+        "exclude": settings.PAPERS_EXCLUDE,
         "archive": settings.PAPERS_ARCHIVE,
         "rows": settings.TRAINING_DATA or folders.training_data,
+        "replay": GENERAL / "replay.txt" if settings.REPLAY_RATIO else None,
     }
     return places[name] if name in places else getattr(folders, name)
 

@@ -10,9 +10,11 @@ import pandas as pd
 from IPython.display import HTML
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 GRADED = "background:#cfe3f3; color:#000"
+WRAPPED = "white-space:pre-wrap; text-align:left; vertical-align:top"
 
 
 def table(rows: Iterable[Mapping[str, object]], numbers: Iterable[str] = ()) -> HTML:
@@ -47,30 +49,63 @@ def answers(given: list[dict], asked: list[dict]) -> HTML:
     )
 
 
-def drops(dropped: Iterable, examples: int = 2) -> HTML:
-    """Why records were left out, how often, and some of them."""
-    dropped = list(dropped)
-    counts = Counter(drop.reason for drop in dropped)
-    shown = {reason: [d for d in dropped if d.reason == reason][:examples] for reason in counts}
+def drops(reasons: Mapping[str, int], examples: Mapping[str, list]) -> HTML:
+    """Why records were left out, how often, and some of them; the most frequent reason first."""
     return table(
         (
             {
                 "reason": reason,
                 "records": f"{n:,}",
-                "for example": "\n".join(f"{d.source} {d.paper_id}: {d.detail}" for d in shown[reason]),
+                "for example": "\n".join(f"{d.source} {d.paper_id}: {d.detail}" for d in examples[reason]),
             }
-            for reason, n in counts.most_common()
+            for reason, n in sorted(reasons.items(), key=lambda item: -item[1])
         ),
         numbers=["records"],
     )
 
 
-def graded_tokens(example: dict, tokenizer: "PreTrainedTokenizerBase") -> HTML:
-    """One training row as the model reads it; the tokens it is graded on are shaded."""
+def mix(read: list[dict], by: str, unit: str) -> HTML:
+    """Rows and their size in `unit` (words, tokens) by view or by disease, with their share."""
+    rows, size = Counter(row[by] for row in read), Counter()
+    for row in read:
+        size[row[by]] += row[unit]
+    shown = [
+        {by: name, "rows": f"{rows[name]:,}", unit: f"{n:,}", "share": f"{n / size.total():.1%}"}
+        for name, n in size.most_common()
+    ]
+    return table(shown, numbers=["rows", unit, "share"])
+
+
+def one_of_each(rows: list[dict]) -> HTML:
+    """The first row of each view, as it is kept on disk."""
+    first = {}
+    for row in rows:
+        first.setdefault(row["view"], row)
+    return table(
+        {"view": view, "from": f"{r['paper_id']}, characters {r['span']}", "text": r["text"]}
+        for view, r in sorted(first.items())
+    )
+
+
+def templated(examples: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> HTML:
+    """One row of each view: its text, and what the model reads after the chat template, learnt tokens shaded."""
+    first = {}
+    for number, view in enumerate(examples["view"]):
+        first.setdefault(view, number)
+    heads = "".join(f'<th style="text-align:left">{head}</th>' for head in ("view", "row", "what the model reads"))
+    body = "".join(
+        f"<tr><td>{escape(view)}</td><td style='{WRAPPED}'>{escape(examples[number]['text'])}</td>"
+        f"<td style='{WRAPPED}'>{shaded(examples[number], tokenizer)}</td></tr>"
+        for view, number in sorted(first.items())
+    )
+    return HTML(f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def shaded(example: dict, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """HTML of a row's tokens as text, the graded ones marked."""
     ids, start = example["input_ids"], example["answer_from"]
     read, graded = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
-    style = "white-space:pre-wrap; border:1px solid #8886; padding:.6em"
-    return HTML(f'<div style="{style}">{escape(read)}<mark style="{GRADED}">{escape(graded)}</mark></div>')
+    return f'{escape(read)}<mark style="{GRADED}">{escape(graded)}</mark>'
 
 
 def papers(kept: Iterable) -> list[dict]:

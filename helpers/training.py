@@ -39,6 +39,7 @@ class Recipe:
     seed: int
     dtype: str
     checkpointing: bool
+    replay_ratio: float = 0.0
     micro_batch_tokens: int = 1024  # on a CPU larger products are no faster and need more memory
     warmup_share: float = 0.05
     clip: float = 1.0
@@ -59,6 +60,7 @@ def recipe(settings: SimpleNamespace, method: str) -> Recipe:
         seed=settings.SEED,
         dtype=compute_dtype(settings.DTYPE),
         checkpointing=device() == "cuda" if wanted == "auto" else wanted == "on",
+        replay_ratio=settings.REPLAY_RATIO,
         micro_batch_tokens=10**9 if device() == "cuda" else 1024,
     )
 
@@ -102,10 +104,12 @@ def fit(
     base: dict,
     out: Path,
     work: Path,
+    replay: int = 0,
     show: Callable[[History, int], None] = lambda history, total: None,
 ) -> History:
     """Train what requires gradients, save the result to `out` and return what happened.
 
+    The last `replay` of `rows` are general text, of which the recipe mixes in its share.
     `identity` is a hash of the model, the rows and the code: with the recipe it decides whether `out` or a
     checkpoint below `work` already is this training. `base` is the base model's manifest.
 
@@ -124,13 +128,7 @@ def fit(
     files.sweep(work)
 
     sizes = examples.lengths(rows)
-    updates = examples.schedule(
-        sizes,
-        rows_per_update=recipe.batch_size * recipe.accumulation,
-        epochs=recipe.epochs,
-        token_budget=recipe.token_budget,
-        seed=recipe.seed,
-    )
+    updates = plan_updates(sizes, recipe, replay)
     weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), lr=recipe.learning_rate, weight_decay=0.0, fused=True)
     scaler = torch.amp.GradScaler(device(), enabled=recipe.dtype == "float16")
@@ -170,6 +168,19 @@ def fit(
         if asked_to_stop():
             raise KeyboardInterrupt("stopped after the last update; the result is saved")
     return history
+
+
+def plan_updates(sizes: list[int], recipe: Recipe, replay: int) -> list[list[int]]:
+    """The row numbers of every update of this recipe; the last `replay` rows are general text."""
+    return examples.schedule(
+        sizes,
+        rows_per_update=recipe.batch_size * recipe.accumulation,
+        epochs=recipe.epochs,
+        token_budget=recipe.token_budget,
+        seed=recipe.seed,
+        replay=replay,
+        replay_ratio=recipe.replay_ratio,
+    )
 
 
 def update(

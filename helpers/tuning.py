@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers import examples, files, held_out, models, planner, receipts, rows, training, weights
+from helpers import examples, files, general, held_out, models, planner, receipts, rows, training, weights
 from helpers.errors import CourseError
 from helpers.paths import base_model
 from helpers.session import Session
@@ -30,6 +30,7 @@ class Tuning:
     tokenizer: PreTrainedTokenizerBase
     rows: list[dict]
     examples: Dataset
+    replay: int  # so many of the last rows are general text
     held_out: Dataset
     plan: planner.Plan
     declined: str = ""
@@ -46,6 +47,14 @@ class Tuning:
     def lengths(self) -> list[int]:
         return examples.lengths(self.examples)
 
+    @property
+    def mix(self) -> list[dict]:
+        """What will be read: {"view", "disease", "tokens"} of every row of every update, in that order."""
+        sizes = self.lengths
+        views, diseases = self.examples["view"], self.examples["disease"]
+        read = (row for update in training.plan_updates(sizes, self.recipe, self.replay) for row in update)
+        return [{"view": views[n], "disease": diseases[n], "tokens": sizes[n]} for n in read]
+
 
 def prepare(session: Session, method: str) -> Tuning:
     """Rows, held-out rows, recipe and memory plan of a training by `method` (qlora or full)."""
@@ -54,15 +63,22 @@ def prepare(session: Session, method: str) -> Tuning:
     recipe = training.recipe(settings, method)
     training_rows = rows.load_rows(settings.TRAINING_DATA or folders.training_data)
     refuse_held_out(training_rows, held_out.load(folders.held_out))
+    training_rows += general.replay_rows() if settings.REPLAY_RATIO else []
     unseen = [row for paper in held_out.load(folders.held_out) for row in paper["rows"][:1]]
-    encoded = examples.encode(training_rows, tokenizer, settings.MAX_SEQ_LENGTH)
-    watched = examples.encode(unseen, tokenizer, settings.MAX_SEQ_LENGTH)
+    encoded = examples.encode(list(map(described, training_rows)), tokenizer, settings.MAX_SEQ_LENGTH)
+    watched = examples.encode(list(map(described, unseen)), tokenizer, settings.MAX_SEQ_LENGTH)
     watched = watched.select(range(within(examples.lengths(watched), WATCHED_SHARE * settings.TOKEN_BUDGET)))
     longest = max(examples.lengths(encoded))
     rank = settings.LORA_R if method == "qlora" else 0
     plan = planner.plan(base_model(settings.MODEL_NAME), replace(recipe, max_length=longest), rank)
     declined = why_not(settings.FULL_FINETUNE, plan) if method == "full" else ""
-    return Tuning(session, recipe, tokenizer, training_rows, encoded, watched, plan, declined)
+    replay = list(encoded["view"]).count(general.VIEW)
+    return Tuning(session, recipe, tokenizer, training_rows, encoded, replay, watched, plan, declined)
+
+
+def described(row: dict) -> dict[str, str]:
+    """What training reads of a row; one of the user's own may lack the last two."""
+    return {name: row.get(name, "not said") for name in ("text", "prompt", "completion", "view", "disease")}
 
 
 def refuse_held_out(training_rows: list[dict], papers: list[dict]) -> None:
@@ -144,6 +160,7 @@ def train(
         base={name: manifest[name] for name in ("id", "source", "revision", "licence")},
         out=tuning.out,
         work=tuning.session.folders.models / "work" / tuning.recipe.method,
+        replay=tuning.replay,
         show=show,
     )
 

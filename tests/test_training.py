@@ -18,8 +18,9 @@ from peft import PeftModel
 from helpers import chat, checkpoints, examples, models, training, tuning
 from helpers.errors import CourseError
 from helpers.paths import ROOT
+from tests.sweeps import times
 
-KILLS = int(os.environ.get("SWEEP", 3))
+KILLS = times(3, 100)
 METHODS = ("qlora", "full")
 LONG = {"epochs": 4}  # 16 updates, each of two micro-batches but the last of an epoch
 
@@ -157,6 +158,19 @@ def test_the_token_budget_ends_training(budget):
     updates, tokens = planned(token_budget=budget), lambda part: sum(SIZES[row] for u in part for row in u)
     assert tokens(updates[:-1]) < budget <= tokens(updates)
     assert updates == planned()[: len(updates)]
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5])
+def test_general_text_gets_its_share_of_the_tokens_at_every_point(ratio):
+    updates = planned(replay=5, replay_ratio=ratio, epochs=6)
+    rows, papers = [row for update in updates for row in update], len(SIZES) - 5
+    assert [rows.count(row) for row in range(papers)] == [6] * papers, "general text counts for no epoch"
+    for end in range(20, len(rows) + 1):
+        general = sum(SIZES[row] for row in rows[:end] if row >= papers)
+        assert abs(general - ratio * sum(SIZES[row] for row in rows[:end])) <= max(SIZES)
+    general = [row for row in rows if row >= papers]
+    assert len({tuple(general[start : start + 5]) for start in (0, 5, 10)}) == 3 and set(general[:5]) == set(general)
+    assert all(row < papers for update in planned(replay=5) for row in update)
 
 
 def test_micro_batches_hold_the_same_rows():
