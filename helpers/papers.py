@@ -21,6 +21,7 @@ ROLES = {
 NO_ROLE = re.compile(
     r"REGISTR|FUNDING|FINANC|KEY ?WORD|COPYRIGHT|CONFLICT|ETHICS|DISSEMINATION|TRIAL NUMBER|CASE (?:REPORT|PRES|DESC)"
 )
+HYPHENS = {0x2010: "-", 0x2011: "-"}
 
 
 class Section(BaseModel):
@@ -62,7 +63,7 @@ class Paper(BaseModel):
     doi: str = ""
     licence: str = ""  # the copyright line of the record
     fetched: str = ""  # the day the record was taken from its source, ISO
-    flags: tuple[str, ...] = ()  # retracted, notice, deleted: what screening must know
+    flags: tuple[str, ...] = ()  # retracted, notice, deleted, passed over, not found, instructions
     version: int = 1
 
     @property
@@ -76,14 +77,22 @@ class Paper(BaseModel):
 
 
 def clean(text: str) -> str:
-    """`text` in NFC, without control and other invisible characters, runs of white space as one space."""
+    """`text` in NFC, without invisible characters; runs of white space are one space, and all hyphens are "-"."""
     text = " ".join(text.split())
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
     if not text.isprintable():
         letters = (letter for letter in text if not unicodedata.category(letter).startswith("C"))
         text = " ".join("".join(letters).split())
-    return text
+    return text if text.isascii() else unicodedata.normalize("NFC", text).translate(HYPHENS)
+
+
+def normal(text: str) -> str:
+    """`text` as its letters and digits only, in lower case, for comparing."""
+    return re.sub(r"[\W_]+", " ", text.lower()).strip()
+
+
+def bare_doi(doi: str) -> str:
+    """A DOI in lower case, without the address or the "doi:" it may be written with."""
+    return re.sub(r"^(?:https?://(?:dx\.)?doi\.org/|doi:\s*)", "", doi.strip().lower())
 
 
 def write_papers(path: Path, papers: Iterable[Paper]) -> None:

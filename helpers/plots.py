@@ -3,6 +3,7 @@
 import base64
 import io
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +12,10 @@ from matplotlib.figure import Figure
 
 from helpers.planner import Plan
 from helpers.training import History
+
+if TYPE_CHECKING:
+    from helpers.papers import Paper
+    from helpers.topics import Topic
 
 # Okabe and Ito's palette: told apart with any kind of colour vision
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#767676"
@@ -106,7 +111,7 @@ def funnel(found: int, kept: int, reasons: dict[str, int]) -> Figure:
     return made
 
 
-def corpus(papers: list, top: int = 10) -> Figure:
+def corpus(papers: list["Paper"], top: int = 10) -> Figure:
     """Two panels: abstract length, and the most frequent journals."""
     made, (words, journals) = figure(2, figsize=(10, 3.2))
     words.hist([len(paper.text.split()) for paper in papers], bins=20, color=BLUE)
@@ -122,10 +127,15 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def coverage(counts: dict[str, dict[int, int]]) -> Figure:
-    """Heat map: papers by disease (most frequent first) and year; `counts` as of `topics.coverage`."""
+def coverage(papers: list["Paper"], topic: "Topic") -> Figure:
+    """Heat map: papers by disease (most frequent first) and year; a paper that names two diseases counts for both."""
+    counts: dict[str, Counter] = {}
+    for paper in papers:
+        for disease in topic.diseases_of(paper) or ["none named"]:
+            counts.setdefault(disease, Counter())[str(paper.year or "?")] += 1
+    counts = dict(sorted(counts.items(), key=lambda item: (-item[1].total(), item[0])))
     years = sorted({year for by_year in counts.values() for year in by_year})
-    grid = np.array([[by_year.get(year, 0) for year in years] for by_year in counts.values()])
+    grid = np.array([[by_year[year] for year in years] for by_year in counts.values()])
     made, (axis,) = figure(figsize=(2.6 + 0.5 * len(years), 0.9 + 0.27 * len(counts)))
     axis.imshow(np.sqrt(grid), cmap="Blues", aspect="auto")
     axis.grid(False)
@@ -133,7 +143,7 @@ def coverage(counts: dict[str, dict[int, int]]) -> Figure:
         dark = grid[row, column] > 0.35 * grid.max()
         axis.text(column, row, grid[row, column], ha="center", va="center", color="white" if dark else "black")
     axis.set_xticks(range(len(years)), years)
-    axis.set_yticks(range(len(counts)), [f"{name} ({sum(by_year.values())})" for name, by_year in counts.items()])
+    axis.set_yticks(range(len(counts)), [f"{name} ({by_year.total()})" for name, by_year in counts.items()])
     axis.set(xlabel="year of publication", ylabel="disease (papers)")
     return made
 

@@ -1,36 +1,38 @@
 """arXiv: the `arxiv` client with the patience, pacing and doubts it lacks."""
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import arxiv
-import requests
 from lxml import etree
 
 from helpers.errors import CourseError
+from helpers.ledger import Ledger
+from helpers.pace import locked
 from helpers.papers import Paper, Section, clean
+from helpers.paths import relative
 from helpers.settings import Settings
-from helpers.wire import (
-    FIRST_CONTACT,
-    LARGEST_BODY,
-    TIMEOUT,
-    Ledger,
-    Transient,
-    Unreachable,
-    pace,
-    patiently,
-    probe,
-    refused,
-    seconds_until,
-)
+from helpers.wire import Host, Refused, Transient, Unfit, Unreachable, require_plain
 
 PAGE = 100
-INTERVAL = 3.0  # seconds between requests, https://info.arxiv.org/help/api/tou.html
+MOST_HITS = 30_000  # of one query
+INTERVAL = 3.0  # seconds between requests, and one connection: https://info.arxiv.org/help/api/tou.html
 ATOM = "{http://www.w3.org/2005/Atom}"
-TOTAL = "{http://a9.com/-/spec/opensearch/1.1/}totalResults"
-START = "{http://a9.com/-/spec/opensearch/1.1/}startIndex"
+OPENSEARCH = "{http://a9.com/-/spec/opensearch/1.1/}"
+NAME = re.compile(  # 1706.03762v5, math.GT/0309136: https://info.arxiv.org/help/arxiv_identifier.html
+    r"https?://[^/]*arxiv\.org/abs/(?P<base>(?:[a-z.-]+/)?\d[\d.]*)(?:v(?P<version>[1-9]\d{0,3}))?", re.ASCII | re.I
+)
+
+
+class Shifted(Transient):
+    """A whole page, but of another list than the pages before it: papers again, or another total."""
+
+    def __init__(self, cause: str, body: bytes):
+        super().__init__(cause)
+        self.body = body
 
 
 @dataclass
@@ -43,85 +45,94 @@ class Answer:
 
 @dataclass
 class CarefulSession:
-    """Stands in for `arxiv.Client`'s session, which has no time-out and takes any 200 for a page of papers."""
+    """Stands in for `arxiv.Client`'s session, which has no time-out and takes any 200 for a page of papers.
 
+    `again`: the list shifted while it was read, so every page is asked for anew, and one that still does not fit
+    those before it is taken for what is new in it.
+    """
+
+    host: Host
     ledger: Ledger
     page_size: int
-    reached: bool = False
+    again: bool = False
+    pages: dict[str, tuple[str, ...]] = field(default_factory=dict)  # ids by address
     total: int | None = None
     fetched: str = ""
+    cause: str = ""
 
     def get(self, url: str, headers: dict[str, str] | None = None) -> Answer:
         """The page at `url`: from the ledger, else from arXiv, checked and kept.
 
-        Raises Unreachable if the host never answered, Transient if it never gave a whole page.
+        Raises Unreachable if the host never answered, Transient or Refused if it never gave a whole page.
         """
-        answer = self.ledger.get({"arxiv": url})
-        if answer is None:
-            if not self.reached:
-                probe(url)
-            body = patiently(lambda: self.request(url, headers), lambda: self.reached)
-            answer = self.ledger.keep({"arxiv": url}, body)
-        body, self.fetched = answer
-        self.total = check_page(body, self.page_size)
+        body, self.fetched = self.kept(url) or self.ledger.keep({"arxiv": url}, self.ask(url, headers))
+        total, ids = read_page(body, self.page_size)
+        self.pages[url], self.total = ids, max(total, self.total or 0)
         return Answer(body)
 
-    def request(self, url: str, headers: dict[str, str] | None) -> bytes:
-        pace("arxiv", INTERVAL, url)
-        timeout = TIMEOUT if self.reached else FIRST_CONTACT
+    def kept(self, url: str) -> tuple[bytes, str] | None:
+        answer = None if self.again else self.ledger.get({"arxiv": url})
         try:
-            with requests.get(url, headers=headers, timeout=timeout, stream=True) as response:
-                self.reached = True
-                if response.status_code in (408, 429) or response.status_code >= 500:
-                    pause = seconds_until(response.headers.get("Retry-After"))
-                    raise Transient(f"HTTP {response.status_code}", pause)
-                if response.status_code != 200:
-                    raise refused("arXiv", response.status_code)
-                body = b"".join(capped(response.iter_content(2**16)))
-        except (requests.RequestException, OSError) as error:
-            raise Transient(plain(error)) from None
-        check_page(body, self.page_size)
+            return answer and (self.check(url, answer[0]), answer[1])
+        except Transient:
+            return None
+
+    def ask(self, url: str, headers: dict[str, str] | None) -> bytes:
+        try:
+            with locked(f"{self.host.pace.name}.connection"):
+                return self.host.persist(lambda: self.check(url, self.host.request("GET", url, headers=headers)))
+        except Shifted as error:
+            if not self.again:
+                raise
+            self.cause = str(error)
+            return error.body
+
+    def check(self, url: str, body: bytes) -> bytes:
+        """`body`. Raises Unfit unless it is a whole page, Shifted unless it goes with the pages before it."""
+        total, ids = read_page(body, self.page_size)
+        before = [page for address, page in self.pages.items() if address != url]
+        if doubles := sum(len(set(ids).intersection(page)) for page in before):
+            raise Shifted(f"a page with {doubles} papers of an earlier one", body)
+        if before and total != self.total:
+            raise Shifted(f"the number of results changed from {self.total:,} to {total:,}", body)
         return body
 
 
-def capped(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The chunks of a body. Raises Transient when they grow past LARGEST_BODY."""
-    size = 0
-    for chunk in chunks:
-        size += len(chunk)
-        if size > LARGEST_BODY:
-            raise Transient(f"an answer of more than {LARGEST_BODY >> 20} MiB")
-        yield chunk
+def read_page(body: bytes, page_size: int) -> tuple[int, tuple[str, ...]]:
+    """The number of results in all, and the id of each entry on this page.
 
-
-def plain(error: Exception) -> str:
-    """A network error without the address and the object dump that requests puts into its text."""
-    text = str(error)
-    for known in ("Connection refused", "Name or service not known", "timed out", "reset by peer"):
-        if known.lower() in text.lower():
-            return known.lower()
-    return type(error).__name__
-
-
-def check_page(body: bytes, page_size: int) -> int:
-    """The number of results in all. Raises Transient unless `body` is an Atom page with its full share of them."""
+    Raises Unfit unless `body` is an Atom page with its full share of papers that can be read.
+    """
+    require_plain(body)
     try:
-        body.decode()
         root = etree.fromstring(body, parser=etree.XMLParser(resolve_entities=False, no_network=True))
-    except UnicodeDecodeError:
-        raise Transient("an answer that is not UTF-8") from None
     except etree.XMLSyntaxError as error:
-        raise Transient(f"not Atom but {body[:60]!r} ({error.msg})") from None
-    total, start = (root.findtext(tag) or "" for tag in (TOTAL, START))
-    if root.tag != f"{ATOM}feed" or not total.isdigit():
-        raise Transient(f"not Atom but {body[:60]!r}")
-    entries = [entry.findtext(f"{ATOM}id") or "" for entry in root.iterfind(f"{ATOM}entry")]
-    if any("/api/errors" in entry for entry in entries):
-        raise Transient("an error page")
-    expected = min(page_size, int(total) - int(start or 0))
-    if not entries or len(entries) < expected:
-        raise Transient(f"a page of {len(entries)} papers where {max(expected, 1)} were promised")
-    return int(total)
+        raise Unfit(f"not Atom but {body[:60]!r} ({error.msg})") from None
+    total, start = ((root.findtext(OPENSEARCH + tag) or "").strip() for tag in ("totalResults", "startIndex"))
+    if root.tag != f"{ATOM}feed" or not re.fullmatch("[0-9]{1,9}", total):
+        raise Unfit(f"not Atom but {body[:60]!r}")
+    entries = root.findall(f"{ATOM}entry")
+    if any("/api/errors" in (entry.findtext(f"{ATOM}id") or "") for entry in entries):
+        raise Unfit("an error page")
+    expected = min(page_size, int(total) - int(start if re.fullmatch("[0-9]{1,9}", start) else 0))
+    ids = tuple(map(read_id, entries))
+    if not ids or len(set(ids)) < expected:
+        raise Unfit(f"a page of {len(set(ids))} papers where {max(expected, 1)} were promised")
+    return int(total), ids
+
+
+def read_id(entry: etree._Element) -> str:
+    """The arXiv id of an entry, with its version. Raises Unfit for an entry that no paper can be made of."""
+    name = NAME.fullmatch((entry.findtext(f"{ATOM}id") or "").strip())
+    try:
+        for tag in ("published", "updated"):
+            day = datetime.fromisoformat((entry.findtext(ATOM + tag) or "").strip().replace("Z", "+00:00"))
+            day.replace(tzinfo=day.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        name = None
+    if name is None:
+        raise Unfit("an entry without an arXiv id or a date")
+    return name[0]
 
 
 def search(settings: Settings, query: str, n: int, ledger: Ledger) -> tuple[list[Paper], dict | None]:
@@ -129,31 +140,40 @@ def search(settings: Settings, query: str, n: int, ledger: Ledger) -> tuple[list
 
     arXiv is the smaller source and often short of breath: what is missing is said, and the course goes on.
     """
-    client = arxiv.Client(page_size=min(n, PAGE), delay_seconds=0, num_retries=0)
-    client.query_url_format = settings.ARXIV_API_BASE + "?{}"
-    client._session = session = CarefulSession(ledger, client.page_size)
-    papers, cause = [], ""
-    try:
-        for result in client.results(arxiv.Search(query, max_results=n)):
-            papers.append(read_result(result, session.fetched))
-    except (Transient, Unreachable, CourseError, arxiv.ArxivError) as error:
-        cause = error.problem if isinstance(error, CourseError) else str(error)
+    n, host = min(n, MOST_HITS), Host(settings.ARXIV_API_BASE, INTERVAL)
+    for again in (False, True):
+        session = CarefulSession(host, ledger, min(n, PAGE), again)
+        papers, cause = {}, ""
+        try:
+            for paper in read(session, settings.ARXIV_API_BASE, query, n):
+                papers.setdefault((paper.key, paper.version), paper)
+        except Shifted:
+            continue
+        except (Transient, Refused, Unreachable) as error:
+            cause = str(error)
+        break
     asked = n if session.total is None else min(n, session.total)
-    if len(papers) < asked:
-        return papers, {
-            "source": "arXiv",
-            "asked": asked,
-            "got": len(papers),
-            "cause": cause or "entries that could not be read",
-        }
-    return papers, None
+    if len(papers) >= asked:
+        return list(papers.values()), None
+    cause = cause or session.cause
+    return list(papers.values()), {"source": "arXiv", "asked": asked, "got": len(papers), "cause": cause}
+
+
+def read(session: CarefulSession, base: str, query: str, n: int) -> Iterator[Paper]:
+    client = arxiv.Client(page_size=session.page_size, delay_seconds=0, num_retries=0)
+    client.query_url_format, client._session = base + "?{}", session
+    return (read_result(result, session.fetched) for result in client.results(arxiv.Search(query, max_results=n)))
 
 
 def read_atom(path: Path, fetched: str) -> Iterator[Paper]:
-    """The papers of a saved page of arXiv's API, read by the same client."""
+    """The papers of a saved page of arXiv's API, read by the same client. Raises CourseError if it is none."""
+    try:
+        _, ids = read_page(path.read_bytes(), 0)
+    except Unfit as error:
+        raise CourseError(f"{relative(path)} is no page of arXiv's API: {error}", "restore the file") from None
     client = arxiv.Client(page_size=10_000, delay_seconds=0, num_retries=0)
     client._session = SavedPage(path)
-    return (read_result(result, fetched) for result in client.results(arxiv.Search("saved")))
+    return (read_result(result, fetched) for result in client.results(arxiv.Search("saved", max_results=len(ids))))
 
 
 @dataclass
@@ -166,11 +186,11 @@ class SavedPage:
 
 def read_result(result: arxiv.Result, fetched: str) -> Paper:
     """One arXiv entry as a paper; withdrawn ones say so in their comment."""
-    base, version = re.fullmatch(r"(.+?)(?:v(\d+))?", result.get_short_id()).groups()
+    name = NAME.fullmatch(result.entry_id.strip())
     summary = clean(result.summary)
     withdrawn = re.search(r"\bwithdrawn\b", f"{result.comment or ''} {summary[:200]}", re.IGNORECASE)
     return Paper(
-        paper_id=base,
+        paper_id=name["base"],
         source="arXiv",
         title=clean(result.title),
         abstract=(Section(text=summary),) if summary else (),
@@ -181,5 +201,5 @@ def read_result(result: arxiv.Result, fetched: str) -> Paper:
         licence="CC0 metadata",
         fetched=fetched,
         flags=("retracted",) if withdrawn else (),
-        version=int(version or 1),
+        version=int(name["version"] or 1),
     )

@@ -1,79 +1,59 @@
 """PubMed's XML, streamed, as papers."""
 
 import gzip
+import html
+import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 from lxml import etree
 
-from helpers.papers import Paper, Section, clean
+from helpers.markup import inline, local
+from helpers.papers import Paper, clean
+from helpers.records import deletion, read_record, texts, unbracketed
 
 SETS = ("PubmedArticleSet", "PubmedBookArticleSet")
 RECORDS = ("PubmedArticle", "PubmedBookArticle", "DeleteCitation")
-RAISED = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
-LOWERED = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
-RETRACTED = ("RetractionIn", "PartialRetractionIn", "RetractedandRepublishedIn", "WithdrawnIn")
-NOTICES = ("RetractionOf", "PartialRetractionOf", "ErratumFor", "ExpressionOfConcernFor", "ExpressionOfConcernIn")
-NOTICE_TYPES = ("Retraction of Publication", "Published Erratum", "Expression of Concern", "Retraction Notice")
+BLOCK = 2**19  # bytes read at a time; unzipped about 3 MB
+LONGEST = 2**26  # bytes; a record that has not ended by then is left to the parser
+SAFE = {"resolve_entities": False, "no_network": True, "load_dtd": False}
+SAFE |= {"remove_comments": True, "remove_pis": True}
+PARSER = etree.XMLParser(**SAFE)
+
+# How a document must begin for records to be passed over unparsed. NLM's files and answers do.
+PLAIN = re.compile(
+    rb"""(?:\xef\xbb\xbf)?(?:<\?xml\s+version=["']1.0["'](?:\s+encoding=["'](?i:utf-8)["'])?\s*\?>)?\s*"""
+    rb"""(?:<!DOCTYPE\s+PubmedArticleSet\s[^<>\[\]]*>)?\s*<PubmedArticleSet>"""
+)
+BEGINNING = re.compile(rb'\s*<PubmedArticle>\s*<MedlineCitation[^<>]*>\s*<PMID(?: Version="(\d+)")?>(\d+)</PMID>')
+ENDING = b"</PubmedArticle>"
+CLOSED = (b"</MedlineCitation>", b"</PubmedData>")  # what can stand before it
+LOOKED_AT = [
+    "Language",
+    "PublicationTypeList",
+    "CommentsCorrectionsList",
+    "ArticleTitle",
+    "Abstract",
+    "MeshHeadingList",
+]
+TAGS = [(f"<{name}>".encode(), f"</{name}>".encode()) for name in LOOKED_AT]
+MARKS = (b"retract", b"withdrawn", b"erratum", b"concern")  # in title, types or links: retracted, or a notice
+SPECIAL = re.compile(rb"<[!?]")
+MARKUP = re.compile(rb"<[^<>]*>")
+HEADING = re.compile(rb"<DescriptorName[^<>]*>([^<]*)")
+SHORT = 80  # words; an abstract that may be too short to keep is read, for the right reason to drop it
+LONG = 1000  # letters; an abstract of so many has more words than that
+UNREAD = Paper(paper_id="", source="PubMed", title="")
 
 
 class NotPubMed(ValueError):
     """Bytes that are not a whole PubMed document."""
-
-
-def local(element: etree._Element) -> str:
-    """The tag without its namespace; "" for comments and processing instructions."""
-    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
-
-
-def shifted(text: str, table: dict[int, str]) -> str:
-    """10<sup>9</sup> as 10⁹: joined as plain digits it would be another number. Words stay as they are."""
-    return text.translate(table) if all(ord(letter) in table for letter in text) else text
-
-
-def inline(element: etree._Element) -> str:
-    """The text of an element with its inline markup and formulas read as a person would write them."""
-    if not len(element):
-        return element.text or ""
-    parts = [element.text or ""]
-    for child in element:
-        parts += [written(child), child.tail or ""]
-    return "".join(parts)
-
-
-def written(element: etree._Element) -> str:
-    name = local(element)
-    if name == "sup":
-        return shifted(inline(element).strip(), RAISED)
-    if name == "sub":
-        return shifted(inline(element).strip(), LOWERED)
-    if name == "math":
-        return formula(element)
-    return inline(element) if name else ""
-
-
-def formula(element: etree._Element) -> str:
-    """Presentation MathML on one line."""
-    name = local(element)
-    parts = [formula(child) for child in element if not local(child).startswith("annotation")]
-    if not parts:
-        return " " if name == "mspace" else (element.text or "").strip() if name else ""
-    if name == "mfenced":
-        return f"({', '.join(parts)})"
-    if name == "msqrt":
-        return f"√({''.join(parts)})"
-    if name == "mfrac":
-        return "/".join(parts)
-    if name in ("msup", "mover"):
-        return parts[0] + shifted("".join(parts[1:]), RAISED)
-    if name in ("msub", "munder"):
-        return parts[0] + shifted("".join(parts[1:]), LOWERED)
-    if name in ("msubsup", "munderover") and len(parts) == 3:
-        return parts[0] + shifted(parts[1], LOWERED) + shifted(parts[2], RAISED)
-    return "".join(parts)
 
 
 def parse_pubmed(
@@ -82,27 +62,173 @@ def parse_pubmed(
     """Every record of a PubMed XML document, in its order, in constant memory; plain or gzipped.
 
     A deletion comes out as a Paper with the flag "deleted" and nothing else. No DTD, entity or network is used.
-    `worth` looks at title, abstract and MeSH headings as one text: a record that fails it is not read further and
-    comes out with the flag "passed over". In bulk files that is nearly all, and reading them would take longest.
+    `worth` looks at title, abstract and MeSH headings as one text. A record that fails it, or has no abstract, need
+    not be parsed and then has only id, version, title, language, and, if it failed, the flag "passed over". In bulk
+    files that is nearly all.
     Raises NotPubMed where the document is cut short, is no XML, or is something else.
     """
     try:
-        with open_xml(source) as file:
-            events = etree.iterparse(file, tag=RECORDS, resolve_entities=False, no_network=True, load_dtd=False)
-            for _, element in events:
-                if element.tag == "DeleteCitation":
-                    yield from (deletion(pmid, fetched) for pmid in texts(element, "PMID"))
-                elif paper := read_record(element, fetched, worth):
-                    yield paper
-                element.clear()
-                while element.getprevious() is not None:
-                    del element.getparent()[0]
-            if events.root.tag not in SETS:
-                raise NotPubMed(f"it holds <{local(events.root)}>, not <PubmedArticleSet>")
+        yield from read_worthy(read(source), fetched, worth) if worth else read_all(read(source), fetched)
     except etree.XMLSyntaxError as error:
         raise NotPubMed(f"it is not whole XML ({error.msg})") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise NotPubMed(f"its gzip stream is damaged ({error})") from None
+
+
+def read(source: Path | BinaryIO) -> Iterator[bytes]:
+    """The bytes of `source` in pieces, unzipped if it begins like gzip."""
+    with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as file:
+        head = file.read(BLOCK)
+        pieces = chain([head], iter(lambda: file.read(BLOCK), b""))
+        yield from unzip(pieces) if head.startswith(b"\x1f\x8b") else pieces
+
+
+def unzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The content of a gzip stream of one or several members.
+
+    The gzip module would take it in small steps, each of which waits for Python. Raises EOFError if it is cut short.
+    """
+    member = zlib.decompressobj(wbits=31)
+    for piece in pieces:
+        while piece:
+            if member.eof:
+                member = zlib.decompressobj(wbits=31)
+            yield member.decompress(piece)
+            piece = member.unused_data.lstrip(b"\0")
+    if not member.eof:
+        raise EOFError("it ends too early")
+
+
+def read_all(pieces: Iterable[bytes], fetched: str) -> Iterator[Paper]:
+    """Every record of the document, parsed."""
+    parser = etree.XMLPullParser(("end",), tag=RECORDS, **SAFE)
+    for piece in pieces:
+        parser.feed(piece)
+        for _, element in parser.read_events():
+            yield from read_element(element, fetched)
+            element.clear()
+            while element.getprevious() is not None:
+                del element.getparent()[0]
+    root = parser.close()
+    if root.tag not in SETS:
+        raise NotPubMed(f"it holds <{local(root)}>, not <PubmedArticleSet>")
+
+
+def read_element(element: etree._Element, fetched: str) -> Iterator[Paper]:
+    if (entity := next(element.iter(etree.Entity), None)) is not None:
+        raise NotPubMed(f"its entity {entity.text} is explained in another document")
+    if element.tag == "DeleteCitation":
+        yield from (deletion(pmid, fetched) for pmid in texts(element, "PMID"))
+    elif paper := read_record(element, fetched):
+        yield paper
+
+
+def read_worthy(pieces: Iterator[bytes], fetched: str, worth: Callable[[str], bool]) -> Iterator[Paper]:
+    """As `read_all`, but parsed are only the records that are `worth` it or in doubt.
+
+    All bytes go through a parser that builds nothing, so that damage is noticed anywhere. They are cut at the ends of
+    records; where a record turns out not to be whole, the rest of the document is left to `read_all`.
+    """
+    head = next(pieces, b"")
+    plain = PLAIN.match(head)
+    if not plain:
+        yield from read_all(chain([head], pieces), fetched)
+        return
+    pieces = ahead(checked(chain([head], pieces)))
+    left = next(pieces)[plain.end() :]
+    for piece in chain([b""], pieces):
+        *records, left = (left + piece).split(ENDING)
+        for number, record in enumerate(records):
+            if paper := pass_over(record, fetched, worth):
+                yield paper
+                continue
+            try:
+                root = etree.fromstring(plain[0] + record + ENDING + b"</PubmedArticleSet>", PARSER)
+            except etree.XMLSyntaxError:
+                left = ENDING.join([*records[number:], left])
+                break
+            for element in root.iter(RECORDS):
+                yield from read_element(element, fetched)
+        else:
+            if len(left) < LONGEST:
+                continue
+        break
+    yield from read_all(chain([plain[0] + left], pieces), fetched)
+
+
+def checked(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """`pieces`, each after a parser has found nothing wrong in it. Raises XMLSyntaxError."""
+
+    class Nothing:
+        def close(self) -> None:
+            pass
+
+    parser = etree.XMLParser(target=Nothing(), **SAFE)
+    for piece in pieces:
+        parser.feed(piece)
+        yield piece
+    parser.close()
+
+
+def ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """`pieces`, the next few made by a thread meanwhile: unzipping and checking leave Python free."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = deque(reader.submit(next, pieces, None) for _ in range(3))
+        while (piece := coming.popleft().result()) is not None:
+            coming.append(reader.submit(next, pieces, None))
+            yield piece
+
+
+def pass_over(record: bytes, fetched: str, worth: Callable[[str], bool]) -> Paper | None:
+    """The paper, if the raw record bears no mark that screening must know, and has no abstract or none `worth` it."""
+    begun, stop = BEGINNING.match(record), record.find(b"</MedlineCitation>")
+    language, types, links, title, abstract, headings = (inside(record, tags, stop) for tags in TAGS)
+    told = (title + types + links).lower()
+    if not begun or not record.rstrip().endswith(CLOSED) or any(mark in told for mark in MARKS):
+        return None
+    if language != b"eng" and (len(language) != 3 or record.count(b"<Language>") != 1):
+        return None
+    flags = ()
+    if abstract:
+        text = unmarked(abstract.replace(b"</AbstractText>", b" "))
+        if SPECIAL.search(abstract) or (len(text) < LONG and len(text.split()) <= SHORT):
+            return None
+        if worth(" ".join([unmarked(title), text, *map(unmarked, HEADING.findall(headings))])):
+            return None
+        flags = ("passed over",)
+    elif record.find(b"<Abstract", 0, stop) >= 0:
+        return None
+    title = parse_title(title) if b"<" in title else unmarked(title)
+    return title is not None and UNREAD.model_copy(
+        update={
+            "paper_id": begun[2].decode(),
+            "title": unbracketed(clean(title)),
+            "language": language.decode(),
+            "fetched": fetched,
+            "flags": flags,
+            "version": int(begun[1] or 1),
+        }
+    )
+
+
+def inside(record: bytes, tags: tuple[bytes, bytes], stop: int) -> bytes:
+    """What stands between the first two of these tags before `stop`; b"" where they are not there."""
+    start = record.find(tags[0], 0, stop)
+    return b"" if start < 0 else record[start + len(tags[0]) : record.find(tags[1], start, stop)]
+
+
+def parse_title(raw: bytes) -> str | None:
+    """The text of a title with markup; None where it cannot be read on its own."""
+    try:
+        return inline(etree.fromstring(b"<ArticleTitle>%b</ArticleTitle>" % raw, PARSER))
+    except etree.XMLSyntaxError:
+        return None
+
+
+def unmarked(raw: bytes) -> str:
+    """The text of raw XML without its markup."""
+    text = MARKUP.sub(b"", raw).decode()
+    return html.unescape(text) if "&" in text else text
 
 
 @contextmanager
@@ -116,113 +242,3 @@ def open_xml(source: Path | BinaryIO) -> Iterator[BinaryIO]:
                 yield stream
     else:
         yield source
-
-
-def deletion(pmid: str, fetched: str) -> Paper:
-    return Paper(paper_id=pmid.strip(), source="PubMed", title="", fetched=fetched, flags=("deleted",))
-
-
-def texts(parent: etree._Element | None, path: str) -> tuple[str, ...]:
-    return () if parent is None else tuple(found.text or "" for found in parent.iterfind(path))
-
-
-def first(parent: etree._Element, *paths: str) -> str:
-    for path in paths:
-        if (found := parent.findtext(path)) and found.strip():
-            return clean(found)
-    return ""
-
-
-def read_record(record: etree._Element, fetched: str, worth: Callable[[str], bool] | None) -> Paper | None:
-    """One PubmedArticle or PubmedBookArticle; None where it has no PMID.
-
-    Built without validation, which would cost as much as the parsing: every field is made here.
-    """
-    book = record.tag == "PubmedBookArticle"
-    citation = record.find("BookDocument" if book else "MedlineCitation")
-    article = citation if book or citation is None else citation.find("Article")
-    pmid = None if citation is None else citation.find("PMID")
-    if article is None or pmid is None or not (pmid.text or "").strip():
-        return None
-    title = read_title(article)
-    languages = texts(article, "Language") or ("eng",)
-    types = texts(article if book else article.find("PublicationTypeList"), "PublicationType")
-    flags = read_flags(citation, types)
-    abstract = article.find("Abstract")
-    mesh = texts(citation.find("MeshHeadingList"), "MeshHeading/DescriptorName")
-    language = "eng" if "eng" in languages else languages[0]
-    paper = {
-        "paper_id": pmid.text.strip(),
-        "source": "PubMed",
-        "title": title,
-        "language": language,
-        "flags": flags,
-        "fetched": fetched,
-        "version": int(version) if (version := pmid.get("Version", "")).isdecimal() else 1,
-    }
-    if worth and abstract is not None and not worth(" ".join([title, *map(inline, abstract), *mesh])):
-        return Paper.model_construct(**paper | {"flags": (*flags, "passed over")})
-    return Paper.model_construct(
-        **paper,
-        abstract=read_abstract(abstract),
-        year=read_year(article, book),
-        journal=first(article, "Book/BookTitle" if book else "Journal/Title"),
-        mesh=mesh,
-        publication_types=types,
-        doi=read_doi(record, article).lower(),
-        licence=first(article, "Abstract/CopyrightInformation"),
-    )
-
-
-def read_title(article: etree._Element) -> str:
-    """The title; NLM's square brackets around a translated one are taken off."""
-    element = article.find("ArticleTitle")
-    title = "" if element is None else clean(inline(element))
-    if title.startswith("[") and title.endswith(("]", "].")):
-        return title.removesuffix(".").removeprefix("[").removesuffix("]")
-    return title
-
-
-def read_abstract(abstract: etree._Element | None) -> tuple[Section, ...]:
-    """The sections of <Abstract>; <OtherAbstract>, in another language, is never looked at."""
-    if abstract is None:
-        return ()
-    return tuple(
-        Section.model_construct(
-            label=clean(part.get("Label") or ""), category=part.get("NlmCategory") or "", text=text
-        )
-        for part in abstract.iterchildren("AbstractText")
-        if (text := clean(inline(part)))
-    )
-
-
-def read_year(article: etree._Element, book: bool) -> int | None:
-    date = article.find("Book/PubDate" if book else "Journal/JournalIssue/PubDate")
-    text = "" if date is None else (date.findtext("Year") or date.findtext("MedlineDate") or "")
-    digits = text.strip()[:4] or (article.findtext("ArticleDate/Year") or "").strip()
-    return int(digits) if digits.isdecimal() else None
-
-
-def read_doi(record: etree._Element, article: etree._Element) -> str:
-    """The record's own DOI, never one of its references'."""
-    data = record.find("PubmedData/ArticleIdList")
-    for identifier in () if data is None else data:
-        if identifier.get("IdType") == "doi" and identifier.text:
-            return identifier.text.strip()
-    for location in article.iterfind("ELocationID"):
-        if location.get("EIdType") == "doi" and location.get("ValidYN") != "N" and location.text:
-            return location.text.strip()
-    return ""
-
-
-def read_flags(citation: etree._Element, types: tuple[str, ...]) -> tuple[str, ...]:
-    """retracted: the paper was; notice: it is a notice about another paper, or bears an expression of concern.
-
-    NLM marks a retraction as a publication type, as a RetractionIn link, or both
-    (https://www.nlm.nih.gov/bsd/policy/errata.html).
-    """
-    links = citation.find("CommentsCorrectionsList")
-    kinds = () if links is None else [link.get("RefType") for link in links]
-    retracted = "Retracted Publication" in types or any(kind in RETRACTED for kind in kinds)
-    notice = any(kind in NOTICE_TYPES for kind in types) or any(kind in NOTICES for kind in kinds)
-    return ("retracted",) * retracted + ("notice",) * notice

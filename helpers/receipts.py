@@ -10,6 +10,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from IPython.core.inputtransformer2 import TransformerManager
+
 from helpers import files
 from helpers.paths import ROOT, Folders, relative
 from helpers.settings import Settings, jsonable
@@ -202,11 +204,8 @@ def plain(source: str) -> str:
 
 
 def parse(source: str) -> ast.Module:
-    """A cell's syntax tree; lines of IPython (%magic, !shell) become calls with their text."""
-    lines = [
-        f"{line[: len(line) - len(line.lstrip())]}IPython({line.strip()!r})"
-        if line.lstrip()[:1] in ("%", "!")
-        else line
-        for line in source.splitlines()
-    ]
-    return ast.parse("\n".join(lines))
+    """A syntax tree; in a cell, lines of IPython (%magic, !shell) become the calls that IPython makes of them."""
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        return ast.parse(TransformerManager().transform_cell(source))

@@ -1,138 +1,64 @@
-"""Training rows from abstracts: questions with answers that are, letter for letter, the paper's own."""
+"""Training rows: which papers they come from, how many, and whether each can be derived from its paper again."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from helpers import leaks, views
+from helpers.clusters import cluster
 from helpers.errors import CourseError
 from helpers.files import read_json
-from helpers.papers import Paper, Section
+from helpers.leaks import word_runs
+from helpers.papers import Paper
+from helpers.passages import label_of
 from helpers.paths import relative
-from helpers.screening import normal
+from helpers.reading import Place, Reading
+from helpers.topics import Topic
+from helpers.wordings import hashed
 
-LONGEST = 150  # words in an answer
-SHORTEST = 8
+if TYPE_CHECKING:
+    from helpers.settings import Settings
+
+__all__ = ["build", "load_rows", "validate", "word_runs"]
+
 SHARE_HELD_OUT = 0.3
-ALIKE = 0.5  # Jaccard similarity of two abstracts' five-word shingles that makes them one cluster
+SIDES = ("training", "held_out")
 SEED_KEYS = ("text", "source", "paper_id", "title")
 
-ASK = {
-    "conclusions": "What does the study “{title}” conclude?",
-    "results": "What were the main results of the study “{title}”?",
-    "methods": "How was the study “{title}” done?",
-    "background": "Why was the study “{title}” done?",
-    "abstract": "What does the paper “{title}” report?",
-}
-CONCLUDES = re.compile(
-    r"(?:In (?:conclusion|summary)|To conclude|Taken together|Collectively|Altogether|We conclude"
-    r"|Overall, (?:our|these|this|the)"
-    r"|(?:Our|These|The present|This) (?:findings?|results?|data|study|work|evidence|observations?)(?: \w+)? "
-    r"(?:suggest|indicate|demonstrate|support|highlight|provide|reveal|show|confirm|imply|underline|underscore)s?)\b|Conclusions?:\s*"
-)
-ABBREVIATION = re.compile(
-    r"(?:\b(?:vs|e\.g|i\.e|al|cf|approx|no|nos|fig|figs|dr|st|resp|ca|spp|subsp)|\b[A-Z])\.$", re.I
-)
-SENTENCE_END = re.compile(r"[.!?][)\]”\"']*\s+(?=[A-Z0-9“\"(\[Α-Ω])")
-FURNITURE = re.compile(
-    r"(?:©|\(c\) ?20\d\d|Copyright\b|Trial registration|Clinical ?trials?\.gov (?:identifier|number|registration)"
-    r"|Supplementary (?:data|information|material)|This article is protected|\bLEVEL OF EVIDENCE\b)",
-    re.IGNORECASE,
-)
 
+def build(
+    papers: Iterable[Paper], settings: "Settings", topic: Topic, questions: Iterable[dict] = ()
+) -> tuple[list[dict], list[dict]]:
+    """(training rows, held-out papers with their rows), in the order of the papers' ids.
 
-def sentences(text: str) -> list[tuple[int, int]]:
-    """[start, end) of each sentence."""
-    spans, start = [], 0
-    for match in SENTENCE_END.finditer(text):
-        stop = match.end() - len(match[0]) + len(match[0].rstrip())
-        if ABBREVIATION.search(text[start:stop]):
-            continue
-        spans.append((start, stop))
-        start = match.end()
-    return [*spans, (start, len(text))] if start < len(text) else spans
-
-
-def fit(text: str, start: int = 0) -> tuple[int, int] | None:
-    """The whole sentences from `start` on that an answer can hold; None if that is too little to be one.
-
-    Stops before copyright lines and trial numbers, and after LONGEST words.
+    Papers are split first (SEED), then turned into at most ROWS_PER_PAPER rows each by the VIEWS. A training row
+    that shares eight words in a row with one of the test's `questions` gives way. Every row is derived a second
+    time from its paper before it is returned.
     """
-    end, words = start, 0
-    for begin, stop in sentences(text[start:]):
-        sentence = text[start + begin : start + stop]
-        words += len(sentence.split())
-        if FURNITURE.search(sentence) or (words > LONGEST and end > start):
-            break
-        end = start + stop
-    piece = text[start:end]
-    whole = piece.endswith((".", "!", "?", ")", "”"))
-    return (start, end) if whole and SHORTEST <= len(piece.split()) <= 2 * LONGEST else None
-
-
-def find_conclusion(text: str) -> int | None:
-    """Where an unlabelled abstract begins to conclude: the first sentence of its second half that says so."""
-    for start, _ in sentences(text):
-        if start >= len(text) // 2 and (found := CONCLUDES.match(text, start)):
-            return found.end() if ":" in found[0] else start
-    return None
-
-
-def make_rows(paper: Paper, limit: int) -> list[dict]:
-    """At most `limit` rows: conclusion, results, methods, background, then the whole of an unlabelled abstract.
-
-    A view that cannot be built from whole sentences is left out.
-    """
-    if not paper.title:
-        return []
-    rows = []
-    for view, role, number, span in views(paper.abstract):
-        section = paper.abstract[number]
-        rows.append(make_row(paper, section, view, role, number, span))
-    return rows[:limit]
-
-
-def views(abstract: tuple[Section, ...]) -> Iterator[tuple[str, str, int, tuple[int, int]]]:
-    """(view, what is asked, section number, span) in a fixed order; of sections with one role the longest."""
-    if len(abstract) == 1 and not abstract[0].role:
-        text = abstract[0].text
-        start = find_conclusion(text)
-        if start is not None and (span := fit(text, start)):
-            yield "title_to_conclusion", "conclusions", 0, span
-        if span := fit(text):
-            yield "abstract", "abstract", 0, span
-        return
-    for role in ("conclusions", "results", "methods", "background"):
-        numbers = [number for number, section in enumerate(abstract) if section.role == role]
-        if numbers:
-            number = max(numbers, key=lambda number: (len(abstract[number].text), -number))
-            if span := fit(abstract[number].text):
-                view = "title_to_conclusion" if role == "conclusions" else f"section_{role}"
-                yield view, role, number, span
-
-
-def make_row(
-    paper: Paper, section: Section, view: str, role: str, number: int, span: tuple[int, int]
-) -> dict[str, object]:
-    """One row. `section` is the number and label of the section, `span` the answer's place in its text."""
-    question = ASK[role].format(title=paper.title.rstrip(". "))
-    if role == "conclusions" and paper.title.endswith("?"):
-        question = paper.title
-    completion = section.text[span[0] : span[1]]
-    return {
-        "text": f"User: {question}\n\nAssistant: {completion}",
-        "source": paper.source,
-        "paper_id": paper.paper_id,
-        "title": paper.title,
-        "prompt": question,
-        "completion": completion,
-        "view": view,
-        "section": {"number": number, "label": section.label},
-        "span": list(span),
-        "licence": paper.licence,
+    wanted = views.chosen(settings.VIEWS)
+    training, held_out = split(papers, settings.SEED)
+    made = {
+        side: {paper.key: make_rows(paper, topic, settings.ROWS_PER_PAPER, wanted, side) for paper in group}
+        for side, group in zip(SIDES, (training, held_out), strict=True)
     }
+    rows = leaks.without([row for made_of in made["training"].values() for row in made_of], leaks.tested(questions))
+    unseen = [
+        {
+            "paper_id": paper.paper_id,
+            "source": paper.source,
+            "title": paper.title,
+            "abstract": paper.text,
+            "year": paper.year,
+            "rows": made["held_out"][paper.key],
+        }
+        for paper in held_out
+    ]
+    leaks.check_split(rows, unseen)
+    validate([*rows, *(row for paper in unseen for row in paper["rows"])], [*training, *held_out], topic)
+    return rows, unseen
 
 
 def split(papers: Iterable[Paper], seed: int, share: float = SHARE_HELD_OUT) -> tuple[list[Paper], list[Paper]]:
@@ -152,75 +78,86 @@ def split(papers: Iterable[Paper], seed: int, share: float = SHARE_HELD_OUT) -> 
     return sides[0], sides[1]
 
 
-def cluster(papers: list[Paper]) -> list[list[int]]:
-    """Numbers of papers in groups: one title, or abstracts whose five-word shingles are ALIKE."""
-    shingles = [shingle(paper.text) for paper in papers]
-    places: dict[object, list[int]] = {}
-    for number, paper in enumerate(papers):
-        for mark in {normal(paper.title) or number, *shingles[number]}:
-            places.setdefault(mark, []).append(number)
-    parent = list(range(len(papers)))
+def make_rows(paper: Paper, topic: Topic, limit: int, wanted: Iterable[str], side: str) -> list[dict]:
+    """At most `limit` rows of a paper, in the order of `wanted`; `side` is training or held_out.
 
-    def root(number: int) -> int:
-        while parent[number] != number:
-            number = parent[number]
-        return number
-
-    pairs = {(a, b) for together in places.values() for a, b in pairwise(together)}
-    for a, b in sorted(pairs):
-        union = len(shingles[a] | shingles[b])
-        similar = union and len(shingles[a] & shingles[b]) / union >= ALIKE
-        if similar or normal(papers[a].title) == normal(papers[b].title) != "":
-            parent[max(root(a), root(b))] = min(root(a), root(b))
-    groups: dict[int, list[int]] = {}
-    for number in range(len(papers)):
-        groups.setdefault(root(number), []).append(number)
-    return list(groups.values())
-
-
-def shingle(text: str) -> set[tuple[str, ...]]:
-    words = normal(text).split()
-    return {tuple(words[n : n + 5]) for n in range(len(words) - 4)}
-
-
-def build(
-    papers: Iterable[Paper], seed: int, rows_per_paper: int, questions: Iterable[dict] = ()
-) -> tuple[list[dict], list[dict]]:
-    """(training rows, held-out papers with their rows), in the order of the papers' ids.
-
-    A row that shares eight words in a row with one of the test's `questions` or references is left out.
+    Every view gets its turn before any gets a second; a hash of the paper's id says which one is first, so that
+    with a small limit different papers show different views.
     """
-    training, held_out = split(papers, seed)
-    tested = {run for q in questions for run in word_runs(f"{q['question']} \n {q.get('reference') or ''}")}
-    rows = [row for paper in training for row in make_rows(paper, rows_per_paper)]
-    rows = [row for row in rows if tested.isdisjoint(word_runs(row["text"]))]
-    unseen = [
-        {
-            "paper_id": paper.paper_id,
-            "source": paper.source,
-            "title": paper.title,
-            "abstract": paper.text,
-            "year": paper.year,
-            "rows": make_rows(paper, rows_per_paper),
-        }
-        for paper in held_out
-    ]
-    check_no_leak(rows, unseen)
-    return rows, unseen
+    reading = Reading(paper, topic)
+    offered = {view: views.offers(reading, view) for view in wanted}
+    names = list(offered)
+    first = hashed(paper, "first view") % len(names)
+    turns = [(n, view) for n in range(views.AT_MOST) for view in names[first:] + names[:first]]
+    taken = sorted([(names.index(v), n) for n, v in turns if n < len(offered[v])][:limit])
+    return [make_row(reading, names[at], *offered[names[at]][n], side) for at, n in taken]
 
 
-def word_runs(text: str, length: int = 8) -> set[tuple[str, ...]]:
-    """Every run of `length` words, case and punctuation aside."""
-    words = re.findall(r"\w+", text.lower())
-    return {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
+def make_row(reading: Reading, view: str, place: Place, template: str, side: str) -> dict[str, object]:
+    """One row. `section` is the number and label of the section, `span` the answer's place in its text."""
+    paper = reading.paper
+    prompt, completion = views.answer(reading, view, place, template)
+    return {
+        "text": as_text(prompt, completion),
+        "source": paper.source,
+        "paper_id": paper.paper_id,
+        "title": paper.title,
+        "prompt": prompt,
+        "completion": completion,
+        "view": view,
+        "template": template,
+        "section": {"number": place.number, "label": label_of(paper, place.number)},
+        "span": [place.start, place.end],
+        "disease": reading.disease,
+        "split": side,
+        "licence": paper.licence,
+    }
 
 
-def check_no_leak(rows: Iterable[dict], held_out: Iterable[dict]) -> None:
-    """Assert that no training row comes from a held-out paper, by id or by title."""
-    ids = {(paper["source"], paper["paper_id"]) for paper in held_out}
-    titles = {normal(paper["title"]) for paper in held_out} - {""}
-    leaks = [r for r in rows if (r["source"], r["paper_id"]) in ids or normal(r["title"]) in titles]
-    assert not leaks, f"{len(leaks)} training rows come from held-out papers, the first from {leaks[0]['paper_id']}"
+def as_text(prompt: str, completion: str) -> str:
+    """Prompt and completion in the seed's one text; running text has no prompt."""
+    return f"User: {prompt}\n\nAssistant: {completion}" if prompt else completion
+
+
+def validate(rows: list[dict], papers: Iterable[Paper], topic: Topic) -> int:
+    """How many rows were derived from their papers again: all of them.
+
+    Raises CourseError naming the rows, counted from 1, that could not be, and why.
+    """
+    known = {paper.key: paper for paper in papers}
+    by_paper: dict[tuple, list[int]] = {}
+    for number, row in enumerate(rows, start=1):
+        by_paper.setdefault((row.get("source"), row.get("paper_id")), []).append(number)
+    faults: dict[int, str] = {}
+    for key, numbers in by_paper.items():
+        reading = Reading(known[key], topic) if key in known else None
+        for number in numbers:
+            if fault := find_fault(rows[number - 1], reading):
+                faults[number] = fault
+    if faults:
+        shown = "; ".join(f"row {number}: {faults[number]}" for number in sorted(faults)[:10])
+        raise CourseError(
+            f"{len(faults)} of {len(rows)} training rows do not follow from their papers ({shown})",
+            "build them again: FORCE=3 make pipeline",
+        )
+    return len(rows)
+
+
+def find_fault(row: dict, reading: Reading | None) -> str:
+    """Why a row does not follow from its paper; "" if it does."""
+    if reading is None:
+        return f"there is no paper {row.get('source')} {row.get('paper_id')}"
+    try:
+        place = Place(row["section"]["number"], *row["span"])
+        if not views.allows(reading, row["view"], place, row["template"]):
+            return f"{row['view']} makes no {row['template']} of characters {row['span']} of section {place.number}"
+        again = make_row(reading, row["view"], place, row["template"], row["split"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        return f"it lacks what a row has, or names what there is not ({error!r})"
+    if row["split"] not in SIDES:
+        return f"split={row['split']!r} is neither of {', '.join(SIDES)}"
+    wrong = [name for name, value in again.items() if row.get(name) != value]
+    return f"{', '.join(wrong)} would be different" if wrong else ""
 
 
 def load_rows(path: Path) -> list[dict]:

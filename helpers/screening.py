@@ -2,16 +2,26 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from hashlib import sha256
+from pathlib import Path
 from typing import NamedTuple
 
-from helpers.papers import Paper
+from pydantic_core import to_json
+
+from helpers import clusters, files
+from helpers.papers import Paper, bare_doi, normal
 from helpers.topics import Topic
 
 SHORTEST = 60  # words of abstract
+SAME_TEXT = 0.8  # Jaccard similarity of two abstracts' shingles from which one is the other's double
+JOURNAL_SHARE = 0.1  # of the papers kept, at most, from one journal
+JOURNAL_LEAST = 5  # papers that every journal may give, however few are kept
+SHOWN = 3  # examples of each reason
 REASONS = {
     "deleted": "deleted by PubMed",
+    "not_found": "asked for, but not in the archive",
+    "excluded": "named in PAPERS_EXCLUDE",
     "retracted": "retracted or withdrawn",
     "notice": "a notice: erratum, retraction, expression of concern",
     "language": "not in English",
@@ -19,8 +29,20 @@ REASONS = {
     "too_short": f"abstract under {SHORTEST} words",
     "off_topic": "not about the topic",
     "duplicate": "a record we already have",
+    "journal_share": f"its journal has {JOURNAL_SHARE:.0%} of the papers already",
     "over_limit": "over MAX_PAPERS",
 }
+PREPRINTS = re.compile(r"\b(?:arxiv|biorxiv|medrxiv|chemrxiv|preprint|research square)\b")
+INSTRUCTIONS = re.compile(  # in lower case
+    r"(?:ignore|disregard|forget|override)\b[^.]{0,30}\b(?:previous|prior|above|earlier|preceding|your)\b[^.]{0,20}"
+    r"\b(?:instruction|prompt|rule|guideline|message)"
+    r"|\bas an? (?:ai|artificial intelligence|large)(?: language)? (?:model|assistant)\b|\bsystem prompts?\b"
+    r"|(?:language models?|llms?|ai (?:models?|assistants?|agents?|systems?)|chatbots?)"
+    r" (?:that |which |who )?(?:read|process|summari[sz])"
+    r"|you are (?:now )?(?:an? )?(?:helpful )?(?:ai|assistant|chatbot|chatgpt)\b"
+    r"|<\|[\w ]{1,40}\|>|\[/?inst\]|<</?sys>>|</?s>|<(?:start|end)_of_turn>|<｜[^<>｜]{1,40}｜>"
+    r"|### ?(?:instruction|system|response|human|user|assistant):"
+)
 
 
 class Drop(NamedTuple):
@@ -32,61 +54,117 @@ class Drop(NamedTuple):
 
 
 class Screened(NamedTuple):
-    """asked = kept + dropped, always; kept is sorted by source and id, dropped in the order of reading."""
+    """asked = kept + dropped, always; `kept` is sorted by source and id.
+
+    `reasons` counts the drops, in the order the reasons are tried; `examples` holds the first few of each.
+    """
 
     asked: int
     kept: list[Paper]
-    dropped: list[Drop]
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """Drops by reason, in the order the reasons are tried."""
-        counts = Counter(drop.reason for drop in self.dropped)
-        return {reason: counts[reason] for reason in REASONS if counts[reason]}
+    reasons: dict[str, int]
+    examples: dict[str, list[Drop]]
 
 
-def screen(papers: Iterable[Paper], topic: Topic, limit: int) -> Screened:
-    """Each paper kept, or dropped with the first of REASONS that holds.
+class Drops:
+    """Drops written to a file as they come; only their counts and a few examples stay in memory."""
+
+    def __init__(self, file):
+        self.file, self.counts, self.examples = file, Counter(), {}
+
+    def add(self, paper: Paper, reason: str, detail: str) -> None:
+        drop = Drop(paper.paper_id, paper.source, paper.title, reason, detail)
+        self.file.write(to_json(drop._asdict()) + b"\n")
+        self.counts[reason] += 1
+        if self.counts[reason] <= SHOWN:
+            self.examples.setdefault(reason, []).append(drop)
+
+
+def screen(
+    papers: Iterable[Paper], topic: Topic, limit: int, dropped: Path, excluded: Collection[str] = frozenset()
+) -> Screened:
+    """Each paper kept, or dropped with the first of REASONS that holds; drops go to `dropped`, JSON Lines.
 
     Records come oldest file first: a newer version of a record takes the older one's place, and a deletion
-    removes it. Memory grows with what is kept and with one small entry per drop.
+    removes it. A kept paper whose text reads like instructions to a model gets the flag "instructions"; its text
+    stays as it is. Memory grows with what is kept, and with what is retracted or excluded.
     """
-    asked, kept, dropped, newest = 0, {}, [], {}
+    with files.writing(dropped) as temporary, temporary.open("wb") as file:
+        drops = Drops(file)
+        asked, found = newest(papers, topic, excluded, drops)
+        kept = choose(drop_doubles(found, drops), limit, drops)
+    assert asked == len(kept) + drops.counts.total(), "a paper was neither kept nor dropped"
+    reasons = {reason: drops.counts[reason] for reason in REASONS if drops.counts[reason]}
+    return Screened(asked, [flag(paper) for paper in kept], reasons, {name: drops.examples[name] for name in reasons})
 
-    def drop(paper: Paper, reason: str, detail: str) -> None:
-        dropped.append(Drop(paper.paper_id, paper.source, paper.title, reason, detail))
 
+def newest(papers: Iterable[Paper], topic: Topic, excluded: Collection[str], drops: Drops) -> tuple[int, list[Paper]]:
+    """(records read, those that pass `judge`), of each record only the newest version.
+
+    A version above 1 is remembered even if it is dropped, so that an older one that comes later is not kept.
+    Version 1, which nearly all records are, needs no remembering.
+    """
+    asked, kept, versions, barred = 0, {}, {}, {}
     for paper in papers:
         older = kept.get(paper.key)
         if "deleted" in paper.flags:
             if older:
-                drop(kept.pop(paper.key), "deleted", "PubMed has withdrawn the record")
+                drops.add(kept.pop(paper.key), "deleted", "PubMed has withdrawn the record")
+            versions.pop(paper.key, None)
+            barred.pop(paper.key, None)
             continue
         asked += 1
-        if paper.version < newest.get(paper.key, 0):
-            drop(paper, "duplicate", f"version {newest[paper.key]} of the same record is newer")
+        if paper.version < versions.get(paper.key, 1):
+            drops.add(paper, "duplicate", f"version {versions[paper.key]} of the same record is newer")
             continue
-        newest[paper.key] = paper.version
+        if paper.version > 1:
+            versions[paper.key] = paper.version
         if older:
-            drop(kept.pop(paper.key), "duplicate", "a newer record has the same id")
-        reason, detail = judge(paper, topic)
-        if reason:
-            drop(paper, reason, detail)
-        else:
+            drops.add(kept.pop(paper.key), "duplicate", "a newer record has the same id")
+        reason, detail = judge(paper, topic, excluded)
+        if not reason:
             kept[paper.key] = paper
-
-    unique, doubles = drop_doubles(kept.values())
-    fitting, surplus = sample(unique, limit)
-    for paper, twin in doubles:
-        drop(paper, "duplicate", twin)
-    for paper in surplus:
-        drop(paper, "over_limit", f"MAX_PAPERS={limit}")
-    assert asked == len(fitting) + len(dropped), "a paper was neither kept nor dropped"
-    return Screened(asked, fitting, dropped)
+            continue
+        drops.add(paper, reason, detail)
+        barred.pop(paper.key, None)
+        if reason in ("retracted", "excluded"):
+            barred[paper.key] = (reason, marks(paper))
+    return asked, drop_barred(kept.values(), barred, drops)
 
 
-def judge(paper: Paper, topic: Topic) -> tuple[str, str]:
+def marks(paper: Paper) -> list[tuple[str, str]]:
+    """What another record of the same paper would have in common with it: (kind, value)."""
+    found = [("DOI", bare_doi(paper.doi)), ("title", normal(paper.title))]
+    if paper.source == "arXiv":
+        found.append(("DOI", f"10.48550/arxiv.{paper.paper_id}".lower()))
+    return [mark for mark in found if mark[1]]
+
+
+def drop_barred(papers: Iterable[Paper], barred: dict, drops: Drops) -> list[Paper]:
+    """Papers that are no copies of retracted or excluded ones.
+
+    A retracted paper's title does not count: it may have been mended and published again.
+    """
+    why = {
+        mark: (reason, f"same {mark[0]} as {paper_id}")
+        for (_, paper_id), (reason, found) in barred.items()
+        for mark in found
+        if mark[0] == "DOI" or reason == "excluded"
+    }
+    clear = []
+    for paper in papers:
+        if bar := next((why[mark] for mark in marks(paper) if mark in why), None):
+            drops.add(paper, *bar)
+        else:
+            clear.append(paper)
+    return clear
+
+
+def judge(paper: Paper, topic: Topic, excluded: Collection[str] = frozenset()) -> tuple[str, str]:
     """(reason, detail) to drop a paper by what it says of itself; ("", "") to keep it."""
+    if "not found" in paper.flags:
+        return "not_found", "no such record in the archive"
+    if paper.paper_id in excluded:
+        return "excluded", "its id is in PAPERS_EXCLUDE"
     if "retracted" in paper.flags:
         return "retracted", "marked as retracted by its source"
     if "notice" in paper.flags:
@@ -104,29 +182,55 @@ def judge(paper: Paper, topic: Topic) -> tuple[str, str]:
     return ("off_topic", why) if why else ("", "")
 
 
-def normal(title: str) -> str:
-    """A title as its letters and digits only, for comparing."""
-    return re.sub(r"[\W_]+", " ", title.lower()).strip()
+def drop_doubles(papers: Iterable[Paper], drops: Drops) -> list[Paper]:
+    """One record of each paper; the others are dropped with the twin they were known by.
 
-
-def drop_doubles(papers: Iterable[Paper]) -> tuple[list[Paper], list[tuple[Paper, str]]]:
-    """Papers with a DOI and a title of their own, and the others with the twin that stays.
-
-    Of two twins the one from PubMed stays, then the one with the smaller id: the order of arrival cannot show.
+    Records are of one paper if they share a mark or nearly their text, or a third record connects them. PubMed's
+    stays rather than arXiv's, a journal's rather than a preprint's, then the one with the smaller id.
     """
-    unique, doubles, seen = [], [], {}
-    for paper in sorted(papers, key=lambda paper: (paper.source != "PubMed", paper.key)):
-        marks = {"DOI": paper.doi, "title": normal(paper.title)}
-        twin = next(((m, seen[m, v]) for m, v in marks.items() if v and (m, v) in seen), None)
-        if twin:
-            doubles.append((paper, f"same {twin[0]} as {twin[1]}"))
-            continue
-        seen |= dict.fromkeys(marks.items(), paper.paper_id)
-        unique.append(paper)
-    return unique, doubles
+    ranked = sorted(papers, key=rank)
+    seen: dict[tuple[str, str], int] = {}
+    twins = [
+        (seen[mark], number, f"same {mark[0]} as")
+        for number, paper in enumerate(ranked)
+        for mark in marks(paper)
+        if seen.setdefault(mark, number) != number
+    ]
+    twins += [(a, b, "nearly the same text as") for a, b in clusters.alike(ranked, SAME_TEXT)]
+    groups = clusters.connected(len(ranked), ((a, b) for a, b, _ in twins))
+    known = {a: f"{how} {ranked[b].paper_id}" for a, b, how in twins[::-1]}
+    known |= {b: f"{how} {ranked[a].paper_id}" for a, b, how in twins[::-1]}
+    for number in sorted(double for group in groups for double in group[1:]):
+        drops.add(ranked[number], "duplicate", known[number])
+    return [ranked[group[0]] for group in groups]
 
 
-def sample(papers: list[Paper], limit: int) -> tuple[list[Paper], list[Paper]]:
-    """At most `limit` papers, chosen by a hash of their ids, and the rest; both sorted by source and id."""
-    ranked = sorted(papers, key=lambda paper: sha256(":".join(paper.key).encode()).hexdigest())
-    return tuple(sorted(part, key=lambda paper: paper.key) for part in (ranked[:limit], ranked[limit:]))
+def rank(paper: Paper) -> tuple:
+    return paper.source != "PubMed", "Preprint" in paper.publication_types, len(paper.paper_id), paper.paper_id
+
+
+def choose(papers: list[Paper], limit: int, drops: Drops) -> list[Paper]:
+    """At most `limit` papers in the order of a hash of their ids, at most JOURNAL_SHARE of them from one journal.
+
+    Preprint servers and records without a journal have no such bound. Sorted by source and id.
+    """
+    share = max(JOURNAL_LEAST, int(JOURNAL_SHARE * min(limit, len(papers))))
+    kept, journals = [], Counter()
+    for paper in sorted(papers, key=lambda paper: sha256(":".join(paper.key).encode()).hexdigest()):
+        journal = normal(paper.journal)
+        bounded = journal and paper.source != "arXiv" and not PREPRINTS.search(journal)
+        if len(kept) >= limit:
+            drops.add(paper, "over_limit", f"MAX_PAPERS={limit}")
+        elif bounded and journals[journal] >= share:
+            drops.add(paper, "journal_share", f"{share} papers of {paper.journal} are kept")
+        else:
+            journals[journal] += 1
+            kept.append(paper)
+    return sorted(kept, key=lambda paper: paper.key)
+
+
+def flag(paper: Paper) -> Paper:
+    """`paper`, with the flag "instructions" where its title or abstract speaks to a model, not to a reader."""
+    if not INSTRUCTIONS.search(f"{paper.title}\n{paper.text}".lower()):
+        return paper
+    return paper.model_copy(update={"flags": (*paper.flags, "instructions")})

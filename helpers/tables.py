@@ -122,6 +122,35 @@ def papers(kept: Iterable) -> list[dict]:
     ]
 
 
+def queries(found: Mapping[str, list]) -> HTML:
+    """Queries, how many papers each finds, and the first of them."""
+    return table(
+        (
+            {"query": query, "papers": len(hits), "for example": hits[0].title if hits else "–"}
+            for query, hits in found.items()
+        ),
+        numbers=["papers"],
+    )
+
+
+def probes(items: list[dict]) -> HTML:
+    """The first item of each instrument and kind, its right option marked."""
+    first = {}
+    for item in items:
+        first.setdefault((item["instrument"], item["kind"]), item)
+    return table(
+        {
+            "instrument": item["instrument"],
+            "kind": item["kind"],
+            "question": item["question"],
+            "options": "\n".join(
+                f"{'✓' if n == item['answer'] else '·'} {option}" for n, option in enumerate(item["options"])
+            ),
+        }
+        for item in first.values()
+    )
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A figure for reading; "–" where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"

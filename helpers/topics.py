@@ -2,8 +2,10 @@
 
 import json
 import re
-import unicodedata
-from functools import cache, cached_property
+from collections.abc import Iterable
+from functools import cached_property
+from itertools import groupby
+from unicodedata import normalize
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,12 +15,20 @@ from helpers.paths import TOPICS, relative
 from helpers.stages import topic_file
 
 TITLE_WEIGHT = 6
+RELATED_WEIGHT = 4
 THRESHOLD = 6
-WORD = re.compile(r"\w{3,}")
+CLAUSE = re.compile(r"[,;:.()]")
+BEFORE = 4  # words before a term that its abbreviation may be made of: systemic lupus erythematosus (SLE)
+EXPLAINED = re.compile(r"(?:[\s-]+\w+){0,2}\s*\(([A-Za-z][\w-]{1,7}?)s?[;,)]")
+INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
+LETTERS = bytes(ord(chr(n).lower()) if chr(n).isalnum() and n < 128 else 32 for n in range(256))
 
 
 class Topic(BaseModel):
-    """One disease area. In a term, `*` at the end stands for any ending; capitals (SLE) must be capitals."""
+    """One disease area. In a term, `*` at the end stands for any ending; capitals (SLE) must be capitals.
+
+    `related` words point to the topic without naming it: they count in a title, if the abstract names a term.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(min_length=1)
@@ -27,34 +37,77 @@ class Topic(BaseModel):
     mesh: frozenset[str] = frozenset()
     terms: tuple[str, ...] = ()
     not_terms: tuple[str, ...] = ()
+    related: tuple[str, ...] = ()
     diseases: dict[str, tuple[str, ...]] = Field(min_length=1)
 
     @cached_property
-    def positive(self) -> re.Pattern:
-        return one_of([*self.terms, *(term for terms in self.diseases.values() for term in terms)])
+    def words(self) -> re.Pattern:
+        return any_of(term.lower() for term in all_terms(self) if not is_abbreviation(term))
 
     @cached_property
-    def negative(self) -> re.Pattern | None:
-        return one_of(self.not_terms) if self.not_terms else None
+    def abbreviations(self) -> re.Pattern:
+        return any_of(filter(is_abbreviation, all_terms(self)))
+
+    @cached_property
+    def hidden(self) -> re.Pattern:
+        return any_of(term.lower() for term in self.not_terms)
+
+    @cached_property
+    def pointers(self) -> re.Pattern:
+        return any_of(self.related)
 
     @cached_property
     def by_disease(self) -> dict[str, re.Pattern]:
-        return {name: one_of(terms) for name, terms in self.diseases.items()}
+        """A pattern for each disease's own terms as `mentions` returns them."""
+        return {
+            name: any_of(term if is_abbreviation(term) else term.lower() for term in terms)
+            for name, terms in self.diseases.items()
+        }
+
+    @cached_property
+    def glance(self) -> "Glance":
+        return Glance(self)
 
     def mentions(self, text: str) -> list[str]:
-        """The terms found in `text`, in order, after the phrases of `not_terms` are taken out."""
-        return self.positive.findall(self.negative.sub(" ", text) if self.negative else text)
+        """The terms found in `text`: first words, in lower case and not inside `not_terms`, then abbreviations."""
+        return [*self.words.findall(self.unhidden(text)), *self.abbreviations.findall(text)]
+
+    def unhidden(self, text: str) -> str:
+        """`text` in lower case, every phrase of `not_terms` in it blank."""
+        return self.hidden.sub(lambda match: " " * len(match[0]), text.lower())
 
     def score(self, paper: Paper) -> tuple[int, list[str]]:
         """TITLE_WEIGHT for each mention in the title, 1 for each in the abstract; and the terms mentioned.
 
-        Abbreviations alone score nothing: IBD is also a disease of chickens.
+        An abbreviation that the paper itself explains after a term, as in "rheumatoid arthritis (RA)", counts as the
+        term does wherever else it stands. RELATED_WEIGHT for a title without a mention, but with a related word.
+        Without either, abbreviations alone score nothing: IBD is also a disease of chickens.
         """
-        title, abstract = self.mentions(paper.title), self.mentions(" \n".join(s.text for s in paper.abstract))
-        terms = sorted({*title, *abstract})
-        if all(term.isupper() for term in terms):
-            return 0, terms
-        return TITLE_WEIGHT * len(title) + len(abstract), terms
+        text = " \n".join(section.text for section in paper.abstract)
+        if not self.glance(f"{paper.title} {text}"):
+            return 0, []
+        title, abstract = self.mentions(paper.title), self.mentions(text)
+        terms = {*title, *abstract}
+        related = not title and bool(self.pointers.search(self.unhidden(paper.title)))
+        if all(term.isupper() for term in terms) and not related:
+            return 0, sorted(terms)
+        explained = self.explained(f"{paper.title} {text}") - terms
+        own = any_of(explained)
+        title, abstract = title + own.findall(paper.title), abstract + own.findall(text)[len(explained) :]
+        score = TITLE_WEIGHT * len(title) + RELATED_WEIGHT * related + len(abstract)
+        return score, sorted({*terms, *title, *abstract})
+
+    def explained(self, text: str) -> set[str]:
+        """The abbreviations in brackets after a term, or a word or two after it, that are made of its letters."""
+        found, lower = set(), self.unhidden(text)
+        for mention in self.words.finditer(lower):
+            match = EXPLAINED.match(text, mention.end())
+            if match and sum(map(str.isupper, match[1])) > 1:
+                before = CLAUSE.split(lower[max(0, mention.start() - 80) : mention.start()])[-1].split()[-BEFORE:]
+                phrase = " ".join([*before, lower[mention.start() : match.start(1)]])
+                if re.search(r"\b" + ".*?".join(map(re.escape, match[1].lower())), phrase, re.DOTALL):
+                    found.add(match[1])
+        return found
 
     def off_topic(self, paper: Paper) -> str:
         """Why the paper is not about the topic; "" if it is.
@@ -71,8 +124,8 @@ class Topic(BaseModel):
     def diseases_of(self, paper: Paper) -> list[str]:
         """The diseases a paper names in its title; else those in its abstract."""
         for text in (paper.title, paper.text):
-            text = self.negative.sub(" ", text) if self.negative else text
-            if found := [name for name, pattern in self.by_disease.items() if pattern.search(text)]:
+            mentions = set(self.mentions(text))
+            if found := [name for name, own in self.by_disease.items() if any(map(own.fullmatch, mentions))]:
                 return found
         return []
 
@@ -80,35 +133,69 @@ class Topic(BaseModel):
 class Glance:
     """A quick look at a text: can it mention the topic at all? True wherever it holds a term or a MeSH heading.
 
-    A text passes when every word of some term occurs in it, in any order; most fail on their words' first letters.
+    A text passes when it has the words of some term, in any order. What a term needs is looked for in the term as
+    it would be in a text, so the two agree however words are cut and whichever of their beginnings is found.
     """
 
     def __init__(self, topic: Topic):
-        needed = {frozenset(WORD.findall(term.lower())) for term in (*all_terms(topic), *topic.mesh)}
-        self.heads: dict[str, list[str]] = {}
-        for stem in sorted(frozenset().union(*needed)):
-            self.heads.setdefault(stem[:3], []).append(stem)
-        self.enough = cache(lambda found: any(need <= found for need in needed))
+        self.topic = topic
+        terms = sorted({*all_terms(topic), *topic.mesh})
+        spelt = [stems(normalize(form, term)) for term in terms for form in ("NFC", "NFD")]
+        self.pattern = beginnings({stem for words in spelt for stem in words})
+        self.needed: dict[bytes, list[frozenset[bytes]]] = {}  # by the longest, which is seldom found
+        for words in spelt:
+            need = frozenset(self.pattern.findall(b" %b " % b" ".join(words).replace(b"*", b"")))
+            self.needed.setdefault(max(sorted(need), key=len), []).append(need)
+
+    def __reduce__(self) -> tuple:
+        return Glance, (self.topic,)
 
     def __call__(self, text: str) -> bool:
-        words = set(WORD.findall(unicodedata.normalize("NFC", text).lower()))
-        hits = [word for word in words if word[:3] in self.heads]
-        return self.enough(frozenset(stem for word in hits for stem in self.heads[word[:3]] if word.startswith(stem)))
+        if any(map(text.__contains__, INVISIBLE)):
+            text = text.translate(dict.fromkeys(map(ord, INVISIBLE)))
+        found = set(self.pattern.findall(b" %b " % text.encode().translate(LETTERS)))
+        return any(need <= found for stem in found & self.needed.keys() for need in self.needed[stem])
+
+
+def stems(term: str) -> list[bytes]:
+    """The words of a term in lower case, cut at every letter that is not ASCII; the last may end in `*`."""
+    words = term.encode().translate(LETTERS).split()
+    return [*words[:-1], words[-1] + b"*"] if term.endswith("*") else words
+
+
+def beginnings(stems: Iterable[bytes]) -> re.Pattern:
+    """A pattern that finds the shortest stem that fits a word; grouped by first letter, which is faster."""
+    groups = groupby(sorted(stems, key=lambda stem: (stem[:1], len(stem), stem)), key=lambda stem: stem[:1])
+    return re.compile(
+        b" (%b)"
+        % b"|".join(
+            letter
+            + b"(?:%b)" % b"|".join(stem[1:-1] if stem.endswith(b"*") else stem[1:] + b"(?= )" for stem in group)
+            for letter, group in groups
+        )
+    )
 
 
 def all_terms(topic: Topic) -> list[str]:
     return [*topic.terms, *(term for terms in topic.diseases.values() for term in terms)]
 
 
-def one_of(terms: list[str] | tuple[str, ...]) -> re.Pattern:
-    """A pattern that finds any of the terms as whole words; the longest where several begin alike."""
-    loose, exact = [], []
-    for term in sorted(terms, key=lambda term: (-len(term), term)):
+def is_abbreviation(term: str) -> bool:
+    return term.isupper() or bool(re.fullmatch(r"[A-Z]\d?[A-Z]+", term))
+
+
+def any_of(terms: Iterable[str]) -> re.Pattern:
+    """A pattern that finds any of the terms as whole words, the longest where several begin alike; nothing for none.
+
+    Grouped by first letter, which is several times faster.
+    """
+    groups: dict[str, list[str]] = {}
+    for term in sorted(set(terms), key=lambda term: (-len(term), term)):
         ending = r"\w*" if term.endswith("*") else ""
-        body = re.escape(term.rstrip("*")).replace(r"\ ", r"[\s-]+").replace("'", "['’]")
-        (exact if term.isupper() or re.fullmatch(r"[A-Z]\d?[A-Z]+", term) else loose).append(body + ending)
-    groups = [f"(?i:{'|'.join(loose)})"] * bool(loose) + ["|".join(exact)] * bool(exact)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(groups)})(?!\w)")
+        body = re.escape(term[1:].rstrip("*")).replace(r"\ ", r"[\s-]+").replace("'", "['’]")
+        groups.setdefault(re.escape(term[0]), []).append(body + ending)
+    found = [f"{first}(?:{'|'.join(bodies)})" for first, bodies in sorted(groups.items())]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)" if found else "(?!)")
 
 
 def load_topic(name: str) -> Topic:

@@ -1,33 +1,69 @@
 """Things to try in JupyterLab; in a rendered report each says in words what is missing."""
 
 import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import ipywidgets
 from IPython.display import HTML, display
 
-from helpers import tables
-from helpers.answers import generate
-from helpers.exam import Candidate
+from helpers import harvest, tables
+from helpers.errors import CourseError
+from helpers.papers import Paper
+
+if TYPE_CHECKING:
+    from helpers.exam import Candidate
+    from helpers.settings import Settings
 
 
-def question_box(candidate: Candidate, max_new_tokens: int = 120) -> ipywidgets.VBox | HTML:
+def question_box(candidate: "Candidate", max_new_tokens: int = 120) -> ipywidgets.VBox | HTML:
     """A box to ask the candidate your own question; the model is loaded at the first one.
 
     Under the runner there is nobody to type, so a sentence stands there instead.
     """
-    if "COURSE_EXECUTION" in os.environ or candidate.absent:
-        return HTML("<p>In JupyterLab a box appears here, to ask this model a question of your own.</p>")
-    box = ipywidgets.Text(placeholder="your question", layout={"width": "70%"})
-    button, output, loaded = ipywidgets.Button(description="Ask"), ipywidgets.Output(), []
+    if candidate.absent:
+        return HTML("<p>There is no such model in this run to ask.</p>")
+    loaded = []
 
-    def ask(_: object) -> None:
+    def ask(question: str) -> HTML:
+        from helpers.answers import generate  # notebook 3 has no model, and need not wait for torch
+
+        if not loaded:
+            print("loading the model …")
+            loaded.append(candidate.trained())
+        (reply,) = generate(loaded[0], candidate.tokenizer, [question], max_new_tokens)
+        return tables.table([{"question": question, candidate.row: reply["response"]}])
+
+    return box("your question", "Ask", ask, "ask this model a question of your own")
+
+
+def query_box(settings: "Settings", papers: Iterable[Paper], online: bool) -> ipywidgets.VBox | HTML:
+    """A box to try another PubMed query: which of `papers` it finds and, `online`, how many records of all PubMed."""
+    papers = list(papers)
+
+    def look(query: str) -> HTML:
+        found = harvest.try_query(query, papers)
+        print(f"{len(found)} of the {len(papers)} papers kept", end="")
+        print(f"; {harvest.count(settings, query):,} records in PubMed" if online else "")
+        return tables.table(tables.papers(found[:8]))
+
+    return box('"lupus nephritis"[ti] AND mice', "Look", look, "try a query of your own")
+
+
+def box(hint: str, action: str, respond: Callable[[str], HTML], purpose: str) -> ipywidgets.VBox | HTML:
+    """A line to type in, a button, and below them what `respond` returns or the error it raises."""
+    if "COURSE_EXECUTION" in os.environ:
+        return HTML(f"<p>In JupyterLab a box appears here, to {purpose}.</p>")
+    text = ipywidgets.Text(placeholder=hint, layout={"width": "70%"})
+    button, output = ipywidgets.Button(description=action), ipywidgets.Output()
+
+    def click(_: object) -> None:
         output.clear_output()
         with output:
-            if not loaded:
-                print("loading the model …")
-                loaded.append(candidate.trained())
-            (reply,) = generate(loaded[0], candidate.tokenizer, [box.value], max_new_tokens)
-            display(tables.table([{"question": box.value, candidate.row: reply["response"]}]))
+            try:
+                display(respond(text.value))
+            except CourseError as error:
+                print(error)
 
-    button.on_click(ask)
-    return ipywidgets.VBox([ipywidgets.HBox([box, button]), output])
+    button.on_click(click)
+    return ipywidgets.VBox([ipywidgets.HBox([text, button]), output])

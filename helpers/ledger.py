@@ -1,0 +1,60 @@
+"""Raw answers kept in an append-only file, so that no request is made twice."""
+
+import json
+from datetime import date
+from hashlib import sha256
+from pathlib import Path
+
+from helpers.files import append_jsonl, sha256_of
+from helpers.pace import locked
+
+
+class Ledger:
+    """Answers by request: {"key", "fetched", "sha256", "body"} a line; of two with one key the later counts.
+
+    A line torn by a kill or damaged since is passed over, so its request is made again and nothing else is.
+    Threads and processes may share the file.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.places = Path(path), {}
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            while line := file.readline():
+                if entry := read_entry(line):
+                    self.places[entry["key"]] = file.tell() - len(line)
+
+    def __contains__(self, request: dict) -> bool:
+        return sha256_of(request) in self.places
+
+    def get(self, request: dict) -> tuple[bytes, str] | None:
+        """(body, day it was fetched) of a request that was answered before."""
+        place = self.places.get(sha256_of(request))
+        if place is None:
+            return None
+        with self.path.open("rb") as file:
+            file.seek(place)
+            entry = read_entry(file.readline())
+        return (entry["body"].encode(), entry["fetched"]) if entry else None
+
+    def keep(self, request: dict, body: bytes) -> tuple[bytes, str]:
+        """Append an answer in UTF-8; it is on disk when this returns."""
+        entry = {"key": sha256_of(request), "fetched": date.today().isoformat(), "sha256": sha256(body).hexdigest()}
+        with locked("ledger"):
+            end = self.path.stat().st_size if self.path.exists() else 0
+            append_jsonl(self.path, [entry | {"body": body.decode()}])
+            with self.path.open("rb") as file:
+                file.seek(end)
+                closed = file.read(1) == b"\n"  # a torn line before this one
+        self.places[entry["key"]] = end + closed
+        return body, entry["fetched"]
+
+
+def read_entry(line: bytes) -> dict | None:
+    """The entry in a line of the file, if all of it is there as it was written."""
+    try:
+        entry = json.loads(line)
+        return entry if sha256(entry["body"].encode()).hexdigest() == entry["sha256"] else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,291 @@
+"""Probes: multiple-choice items for the evaluation, none of them in the words of a training row.
+
+- recall: facts that training rows teach, asked by keywords of the title and a few words around the answer
+- transfer: the same kinds of items from held-out papers
+- reading: title and background of a held-out paper, and four conclusions, three of them of its neighbours
+
+Four options, matched in type and length; a direction ("increased") has two. Chance is one over the options.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from helpers import conclusions, distractors, facts, flips, leaks, wordings
+from helpers.errors import CourseError
+from helpers.facts import Fact, option
+from helpers.papers import Paper, normal
+from helpers.passages import label_of
+from helpers.reading import Place, Reading
+from helpers.topics import Topic
+
+INSTRUMENTS = {"recall": "training", "transfer": "held_out", "reading": "held_out"}
+KEYS = frozenset(
+    {"id", "instrument", "kind", "paper_id", "source", "question", "options", "answer", "section", "span", "template"}
+    | {"disease"}
+)
+OF_A_PAPER = 4  # items in all
+AT_MOST = {"recall": 4, "transfer": 3, "reading": 1}  # items of one paper
+MOST = 300  # items of one instrument
+
+
+def build(
+    training: list[dict], held_out: list[dict], papers: Iterable[Paper], topic: Topic, seed: int, most: int = MOST
+) -> list[dict]:
+    """At most `most` items of each instrument, sorted by id.
+
+    `training` and `held_out` are what `rows.build` made of `papers`. An item that shares eight words in a row with a
+    training row gives way. Every item is checked (`validate`) before it is returned.
+    """
+    papers = list(papers)
+    sides = sort_out(papers, training, held_out)
+    unseen = [row for paper in held_out for row in paper["rows"]]
+    items = [
+        *ask_facts("recall", sides["training"], training, topic, seed, most),
+        *ask_facts("transfer", sides["held_out"], unseen, topic, seed, most),
+        *ask_conclusions(ranked(sides["held_out"], seed)[: 4 * most], topic, seed),
+    ]
+    leaking = {leak.tested for leak in leaks.find(training, leaks.asked(items))}
+    kept = limited([item for item in items if item["id"] not in leaking], most)
+    done = sorted(spread(kept, seed), key=lambda item: item["id"])
+    validate(done, training, held_out, papers, topic)
+    return done
+
+
+def sort_out(papers: Iterable[Paper], training: list[dict], held_out: list[dict]) -> dict[str, list[Paper]]:
+    """{"training": papers with training rows, "held_out": held-out papers}."""
+    taught = {(row["source"], row["paper_id"]) for row in training}
+    unseen = {(paper["source"], paper["paper_id"]) for paper in held_out}
+    papers = list(papers)
+    return {
+        "training": [paper for paper in papers if paper.key in taught],
+        "held_out": [paper for paper in papers if paper.key in unseen],
+    }
+
+
+def ranked(papers: Iterable[Paper], seed: int) -> list[Paper]:
+    """The papers in the order of a hash: the first are asked about where there are too many."""
+    return sorted(papers, key=lambda paper: distractors.fraction(seed, *paper.key))
+
+
+# facts
+
+
+def ask_facts(
+    instrument: str, papers: list[Paper], rows: list[dict], topic: Topic, seed: int, most: int
+) -> list[dict]:
+    """Items about facts that `rows` of these papers state in so many words."""
+    stated: dict[tuple, list[str]] = {}
+    for row in rows:
+        stated.setdefault((row["source"], row["paper_id"]), []).append(f" {normal(row['completion'])} ")
+    found: list[tuple[Reading, Fact]] = []
+    pool: set[tuple[str, str]] = set()
+    for paper in ranked(papers, seed):
+        if len(found) >= 2 * most:
+            break
+        reading = Reading(paper, topic)
+        taught = [
+            fact
+            for fact in facts.find(reading)
+            if any(f" {normal(fact.shown)} " in said for said in stated.get(paper.key, ()))
+        ]
+        found += [(reading, fact) for fact in facts.by_turns(taught)[: AT_MOST[instrument]]]
+        pool |= {
+            (name.kind, said[name.start : name.end])
+            for _, _, said in reading.findings
+            for name in reading.names(said)
+        }
+    numbered, items = Counter(), []
+    for reading, fact in found:
+        if (wrong := wrong_answers(reading, fact, pool, seed)) and facts.keywords(reading.title):
+            numbered[reading.paper.key] += 1
+            number = f"{instrument}-{reading.paper.paper_id}-{numbered[reading.paper.key]}"
+            items.append(make_item(number, instrument, reading, fact, wrong))
+    return items
+
+
+def wrong_answers(reading: Reading, fact: Fact, pool: Iterable[tuple[str, str]], seed: int) -> list[str]:
+    """Three answers that are wrong for the paper, for a direction one; [] if there are none."""
+    salt = f"{seed}:{reading.paper.key}:{fact.place}"
+    if fact.kind == "direction":
+        return [flips.opposite(fact.right)]
+    if fact.kind == "number":
+        return distractors.numbers(fact.right, whole_text(reading), salt)
+    return distractors.names(fact.right, fact.kind, pool, whole_text(reading), salt)
+
+
+def whole_text(reading: Reading) -> str:
+    """Title, abstract and what its abbreviations mean: no wrong answer may stand in it."""
+    return "\n".join([reading.paper.title, reading.paper.text, *reading.known.values()])
+
+
+def ask_conclusions(papers: list[Paper], topic: Topic, seed: int) -> list[dict]:
+    """Items that ask which of four conclusions belongs to a title and a background."""
+    return [
+        make_item(
+            f"reading-{reading.paper.paper_id}-1", "reading", reading, Fact("conclusion", place, right, "", ""), wrong
+        )
+        for reading, place, right, wrong in conclusions.find(papers, topic, seed)
+    ]
+
+
+# items
+
+
+def make_item(id: str, instrument: str, reading: Reading, fact: Fact, wrong: list[str]) -> dict:
+    """An item with the right option first."""
+    paper = reading.paper
+    kind = fact.kind if fact.kind in wordings.PROBES else "name"
+    template = wordings.choose(wordings.PROBES, kind, paper, fact.place.start)
+    return {
+        "id": id,
+        "instrument": instrument,
+        "kind": fact.kind,
+        "paper_id": paper.paper_id,
+        "source": paper.source,
+        "question": question(reading, kind, template, fact),
+        "options": [option(answer, fact.tail) for answer in (fact.right, *wrong)],
+        "answer": 0,
+        "section": {"number": fact.place.number, "label": label_of(paper, fact.place.number)},
+        "span": [fact.place.start, fact.place.end],
+        "template": template,
+        "disease": reading.disease,
+    }
+
+
+def question(reading: Reading, kind: str, template: str, fact: Fact) -> str:
+    """What is asked, up to where the options go on."""
+    parts = (
+        {"title": reading.title, "background": conclusions.background(reading)}
+        if kind == "conclusion"
+        else {"keywords": facts.listed(facts.keywords(reading.title)), "left": fact.left}
+    )
+    return wordings.PROBES[kind][template].format(**parts)
+
+
+def limited(items: list[dict], most: int) -> list[dict]:
+    """The first `most` items of each instrument, both directions equally often."""
+    first = [balanced([item for item in items if item["instrument"] == name])[:most] for name in INSTRUMENTS]
+    return [item for group in first for item in balanced(group)]
+
+
+def balanced(items: list[dict]) -> list[dict]:
+    """The items without the last of those whose right option is the commoner direction."""
+    sides = {True: [], False: []}
+    for item in items:
+        if item["kind"] == "direction":
+            sides[item["options"][0].lower().startswith(tuple(flips.UP))].append(item["id"])
+    fewest = min(map(len, sides.values()))
+    surplus = {id for side in sides.values() for id in side[fewest:]}
+    return [item for item in items if item["id"] not in surplus]
+
+
+def spread(items: list[dict], seed: int) -> list[dict]:
+    """The items with the right option, so far the first, in each place equally often, by instrument and chance."""
+    groups: dict[tuple, list[dict]] = {}
+    for item in sorted(items, key=lambda item: distractors.fraction(seed, item["id"])):
+        groups.setdefault((item["instrument"], len(item["options"])), []).append(item)
+    placed = []
+    for group in groups.values():
+        for number, item in enumerate(group):
+            right, *wrong = item["options"]
+            wrong.sort(key=lambda said: distractors.fraction(seed, item["id"], said))
+            answer = number % len(item["options"])
+            placed.append(item | {"options": [*wrong[:answer], right, *wrong[answer:]], "answer": answer})
+    return placed
+
+
+# checks
+
+
+def counts(items: Iterable[dict]) -> list[dict[str, object]]:
+    """[{"instrument", "kind", "items", "papers", "chance"}]: how many there are, and what guessing gets right."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for item in items:
+        groups.setdefault((item["instrument"], item["kind"]), []).append(item)
+    return [
+        {
+            "instrument": instrument,
+            "kind": kind,
+            "items": len(group),
+            "papers": len({item["paper_id"] for item in group}),
+            "chance": f"{sum(1 / len(item['options']) for item in group) / len(group):.0%}",
+        }
+        for (instrument, kind), group in sorted(
+            groups.items(), key=lambda g: (list(INSTRUMENTS).index(g[0][0]), g[0])
+        )
+    ]
+
+
+def validate(
+    items: list[dict], training: list[dict], held_out: list[dict], papers: Iterable[Paper], topic: Topic
+) -> int:
+    """How many items were derived from their papers again and found in order: all of them.
+
+    Raises CourseError naming those that were not, and why.
+    """
+    if incomplete := [n for n, item in enumerate(items, start=1) if item.keys() != KEYS]:
+        raise CourseError(
+            f"probe {incomplete[0]} lacks a key or has one too many", f"it has {', '.join(sorted(KEYS))}"
+        )
+    sides = sort_out(papers, training, held_out)
+    known = {side: {paper.key: Reading(paper, topic) for paper in group} for side, group in sides.items()}
+    leaking = {leak.tested for leak in leaks.find(training, leaks.asked(items))}
+    of_paper, ids = Counter((i["source"], i["paper_id"]) for i in items), Counter(i["id"] for i in items)
+    askable: dict[tuple, list[Fact]] = {}
+    faults: dict[str, str] = {}
+    for item in items:
+        key = (item["source"], item["paper_id"])
+        reading = known[INSTRUMENTS[item["instrument"]]].get(key)
+        if reading is None:
+            faults[item["id"]] = f"{item['instrument']} may not ask about paper {item['paper_id']}"
+            continue
+        if key not in askable:
+            askable[key] = [*facts.find(reading), *conclusions_of(reading)]
+        fault = find_fault(item, reading, askable[key])
+        fault = fault or ("it shares eight words in a row with a training row" if item["id"] in leaking else "")
+        fault = fault or (f"its paper has {of_paper[key]} items" if of_paper[key] > OF_A_PAPER else "")
+        if fault := fault or ("another has the same id" if ids[item["id"]] > 1 else ""):
+            faults[item["id"]] = fault
+    if faults:
+        shown = "; ".join(f"{id}: {fault}" for id, fault in list(faults.items())[:10])
+        raise CourseError(
+            f"{len(faults)} of {len(items)} probes are not in order ({shown})",
+            "build them again: FORCE=3 make pipeline",
+        )
+    return len(items)
+
+
+def conclusions_of(reading: Reading) -> list[Fact]:
+    return [Fact("conclusion", place, right, "", "") for place, right in conclusions.concluding(reading)]
+
+
+def find_fault(item: dict, reading: Reading, askable: list[Fact]) -> str:
+    """Why an item does not follow from its paper; "" if it does."""
+    spot = Place(item["section"]["number"], *item["span"])
+    fact = next((fact for fact in askable if fact.place == spot and fact.kind == item["kind"]), None)
+    if fact is None:
+        return f"nothing of kind {item['kind']} can be asked at {item['span']} of section {spot.number}"
+    again = make_item(item["id"], item["instrument"], reading, fact, [])
+    if {**again, "options": 0, "answer": 0} != {**item, "options": 0, "answer": 0}:
+        return "its question or its labels would be different"
+    if not 0 <= item["answer"] < len(item["options"]) or item["options"][item["answer"]] != again["options"][0]:
+        return f"its right option is not what stands at {item['span']}"
+    if len({normal(said) for said in item["options"]}) != (2 if item["kind"] == "direction" else 4):
+        return "its options are not four different ones (two for a direction)"
+    wrong = [said for n, said in enumerate(item["options"]) if n != item["answer"]]
+    return next((f"its option {said!r} gives itself away" for said in wrong if not fits(said, fact, reading)), "")
+
+
+def fits(said: str, fact: Fact, reading: Reading) -> bool:
+    """Whether a wrong option is wrong for the paper and looks like the right one."""
+    if fact.kind == "conclusion":
+        return conclusions.nearest(fact.right, [said]) != ""
+    answer = said.removesuffix(f" {fact.tail}") if fact.tail else said
+    if option(answer, fact.tail) != said:
+        return False
+    if fact.kind == "direction":
+        return answer == flips.opposite(fact.right)
+    if fact.kind == "number":
+        number = distractors.NUMBER.fullmatch(answer) and distractors.alike(answer, fact.right)
+        return bool(number) and not distractors.occurs(answer, whole_text(reading))
+    return distractors.same_shape(answer, fact.right) and not distractors.mentioned(answer, whole_text(reading))

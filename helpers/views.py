@@ -1,0 +1,278 @@
+"""Views: the ways in which one paper is turned into training rows, without a second model.
+
+A view names places in a paper, and turns a place and a wording into a prompt and an answer. The answer comes from the
+characters at that place by small, fixed repairs alone, so that it can be derived again and checked.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from helpers import abbreviations, entities, flips, gaps, wordings
+from helpers.errors import CourseError
+from helpers.papers import Paper
+from helpers.passages import ABSTRACT, AIM, TITLE, text_of
+from helpers.reading import Place, Reading, Sentence
+from helpers.sentences import capitalised, complete, opens, plain, split, tidy
+from helpers.topics import Topic
+
+LONGEST = 150  # words in an answer
+SHORTEST = 8
+LONGEST_CLOZE, LONGEST_CLAIM = 40, 32  # words
+AT_MOST = 3  # places of one view in one paper
+ROLES = {  # views that ask for a whole section
+    "title_to_conclusion": "conclusions",
+    "section_results": "results",
+    "section_background": "background",
+    "section_methods": "methods",
+}
+VIEWS = (  # in the order of a paper's rows: what a person would ask first
+    *ROLES, "entity_question", "yes_no", "fact_card", "numeric_cloze", "entity_cloze", "text",
+)  # fmt: skip
+WEIGHT = ("results", "conclusions", "", "background", "methods")
+TITLE_VERB = re.compile(rf"\b(?:is|are|was|were|do(?:es)? not|{flips.VERB_STEMS}(?:s|es|ies))\b", re.IGNORECASE)
+
+
+def chosen(setting: str) -> tuple[str, ...]:
+    """The views that VIEWS names, in the order of this module.
+
+    Raises CourseError that lists the names.
+    """
+    names = [name.strip() for name in setting.split(",")]
+    wrong = [name for name in names if name not in VIEWS]
+    if setting.strip() == "all":
+        return VIEWS
+    if wrong:
+        raise CourseError(f"VIEWS={setting!r}: {wrong[0]!r} is no view", f"give all, or some of {', '.join(VIEWS)}")
+    return tuple(view for view in VIEWS if view in names)
+
+
+def offers(reading: Reading, view: str) -> list[tuple[Place, str]]:
+    """(place, wording's name) of the rows that `view` makes of a paper: AT_MOST, the best first."""
+    found, turns = [], Counter()
+    for place, kind in islice(places(reading, view), AT_MOST):
+        found.append((place, wordings.choose(wordings.ROWS, kind, reading.paper, turns[kind])))
+        turns[kind] += 1
+    return found
+
+
+def allows(reading: Reading, view: str, place: Place, wording: str) -> bool:
+    """Whether `view` asks at `place` in that wording."""
+    return (place, wording) in offers(reading, view)
+
+
+def derive(paper: Paper, row: dict, topic: Topic) -> tuple[str, str]:
+    """(prompt, completion) as a row's view, section, span and template make them of its paper.
+
+    Raises ValueError if the view makes nothing of that place.
+    """
+    reading, place = Reading(paper, topic), Place(row["section"]["number"], *row["span"])
+    if not allows(reading, row["view"], place, row["template"]):
+        raise ValueError(f"{row['view']} makes no {row['template']} of {place} in paper {paper.paper_id}")
+    return answer(reading, row["view"], place, row["template"])
+
+
+def places(reading: Reading, view: str) -> Iterator[tuple[Place, str]]:
+    """(place, kind of question) of everything `view` can ask about a paper, the best first."""
+    if not reading.title:
+        return iter(())
+    if view in ROLES:
+        return passage_places(reading, ROLES[view])
+    of = {
+        "entity_question": entity_places,
+        "yes_no": claim_places,
+        "fact_card": card_places,
+        "numeric_cloze": number_places,
+        "entity_cloze": name_places,
+        "text": text_places,
+    }
+    return of[view](reading)
+
+
+def answer(reading: Reading, view: str, place: Place, wording: str) -> tuple[str, str]:
+    """(prompt, completion) of a row."""
+    kind, title = wordings.KIND[wording], reading.title
+    if view in ROLES:
+        return wordings.write(wording, title=title), passage_text(reading, place)
+    if kind == "text":
+        return "", running_text(reading, place, wording)
+    if kind == "card":
+        return wordings.write(wording, title=title), "\n".join(f"- {line}" for line in card(reading, place))
+    if kind == "title_claim":
+        return yes_or_no(reading, claim_of_title(title), place, wording)
+    said = reading.said(place)
+    if kind == "claim":
+        return yes_or_no(reading, plain(said), place, wording)
+    if kind in ("number", "name"):
+        gap = number_gap(said) if kind == "number" else reading.names(said)[0]
+        return wordings.write(wording, title=title, sentence=gaps.opened(said, gap)), said
+    return wordings.write(wording, title=title, name=subject(reading, said)), said
+
+
+def by_weight(sentences: Iterable[Sentence]) -> list[Sentence]:
+    """Results first, then conclusions, then the others."""
+    return sorted(sentences, key=lambda sentence: WEIGHT.index(sentence.role))
+
+
+# sections
+
+
+def passage_places(reading: Reading, role: str) -> Iterator[tuple[Place, str]]:
+    """The section with that role, if it begins by itself and an answer can hold it."""
+    if (passage := reading.roles.get(role)) is None:
+        return
+    text = text_of(reading.paper, passage.number)
+    spans = [(passage.start + a, passage.start + b) for a, b in whole_sentences(text[passage.start : passage.end])]
+    if not spans or not opens(first := tidy(text[slice(*spans[0])])):
+        return
+    if role in ("results", "methods"):
+        spans = before_obscure(reading, passage.number, spans)
+    place = Place(passage.number, spans[0][0], spans[-1][1]) if spans else None
+    if place is None or not SHORTEST <= len(text[place.start : place.end].split()) <= 2 * LONGEST:
+        return
+    if role in ("conclusions", "background") and abbreviations.obscure(passage_text(reading, place), reading.title):
+        return
+    aims = [AIM.search(said) or said.startswith("To ") for said in (tidy(text[start:end]) for start, end in spans)]
+    if role == "conclusions" and reading.title.endswith("?"):
+        yield place, "question_title"
+    elif role == "background" and all(aims):
+        yield place, "aim"
+    elif role != "background" or not first.startswith("To "):
+        yield place, role
+
+
+def whole_sentences(text: str) -> list[tuple[int, int]]:
+    """The sentences from the beginning on that an answer can hold, up to the first that is furniture or cut off."""
+    spans, words = [], 0
+    for start, end in split(text):
+        words += len(text[start:end].split())
+        if not complete(tidy(text[start:end])) or (words > LONGEST and spans):
+            break
+        spans.append((start, end))
+    return spans
+
+
+def before_obscure(reading: Reading, number: int, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The sentences before the first with an abbreviation that nothing explains; [] if that leaves fewer than two."""
+    for n, (_, end) in enumerate(spans):
+        if abbreviations.obscure(passage_text(reading, Place(number, spans[0][0], end)), reading.title):
+            return spans[:n] if n > 1 else []
+    return spans
+
+
+def passage_text(reading: Reading, place: Place) -> str:
+    """Several sentences as one answer."""
+    text = text_of(reading.paper, place.number)[place.start : place.end]
+    said = [tidy(text[start:end], alone=n == 0) for n, (start, end) in enumerate(split(text))]
+    return capitalised(abbreviations.expand(" ".join(said), reading.known))
+
+
+# cards and running text
+
+
+def card_places(reading: Reading) -> Iterator[tuple[Place, str]]:
+    """From the first result or conclusion to the last, if they make a card of three lines."""
+    kept = [s for s in reading.essential(whole(reading)) if s.role in ("results", "conclusions")]
+    if kept and len(card(reading, place := Place(ABSTRACT, kept[0].place.start, kept[-1].place.end))) >= 3:
+        yield place, "card"
+
+
+def card(reading: Reading, place: Place) -> list[str]:
+    """Six lines at most, two of them conclusions, without their test statistics."""
+    kept = reading.essential(place)
+    results, ends = ([plain(s.said) for s in kept if s.role == role] for role in ("results", "conclusions"))
+    return results[: 6 - len(ends[:2])] + ends[:2]
+
+
+def text_places(reading: Reading) -> Iterator[tuple[Place, str]]:
+    """From the first essential sentence to the last, if there are three; twice if they have another order too."""
+    kept = reading.essential(whole(reading))
+    if len(kept) >= 3:
+        for _ in range(1 if reordered(kept) == kept else 2):
+            yield Place(ABSTRACT, kept[0].place.start, kept[-1].place.end), "text"
+
+
+def running_text(reading: Reading, place: Place, wording: str) -> str:
+    """The title and the essential sentences, in their order or with the conclusions first."""
+    kept, abstract = reading.essential(place), text_of(reading.paper, ABSTRACT)
+    lines, words = [], 0
+    for sentence in reordered(kept) if wording == "conclusion_first" else kept:
+        line = tidy(abstract[sentence.place.start : sentence.place.end])
+        words += len(line.split())
+        if words > LONGEST:
+            break
+        lines.append(line)
+    title = reading.title if reading.title.endswith(("?", "!")) else f"{reading.title}."
+    return f"{title} {capitalised(abbreviations.expand(' '.join(lines), reading.known))}"
+
+
+def reordered(kept: list[Sentence]) -> list[Sentence]:
+    """The conclusions first, the rest in their order."""
+    return sorted(kept, key=lambda sentence: sentence.role != "conclusions")
+
+
+def whole(reading: Reading) -> Place:
+    return Place(ABSTRACT, 0, len(text_of(reading.paper, ABSTRACT)))
+
+
+# one sentence
+
+
+def number_places(reading: Reading) -> Iterator[tuple[Place, str]]:
+    for place, _, said in by_weight(reading.sentences):
+        if len(said.split()) <= LONGEST_CLOZE and number_gap(said):
+            yield place, "number"
+
+
+def number_gap(said: str) -> gaps.Gap | None:
+    """The number that says most: the one with most digits, the first of several."""
+    return max(gaps.numbers(said), key=lambda gap: (gap.end - gap.start, -gap.start), default=None)
+
+
+def name_places(reading: Reading) -> Iterator[tuple[Place, str]]:
+    for place, _, said in by_weight(reading.findings):
+        if len(said.split()) <= LONGEST_CLOZE and reading.names(said):
+            yield place, "name"
+
+
+def claim_places(reading: Reading) -> Iterator[tuple[Place, str]]:
+    """The title, if it is a statement (PubMedQA's idea), then results and conclusions that can be turned round."""
+    if claim_of_title(reading.title):
+        yield Place(TITLE, 0, len(reading.title)), "title_claim"
+    for place, role, said in by_weight(reading.findings):
+        if role in ("results", "conclusions") and len(said.split()) <= LONGEST_CLAIM and flips.telling(plain(said)):
+            yield place, "claim"
+
+
+def claim_of_title(title: str) -> str:
+    """The statement that a title makes, with a full stop; "" if it makes none that can be turned round."""
+    said = re.split(r"(?::|\.) ", title)[0].rstrip(".")
+    states = TITLE_VERB.search(said) and 5 <= len(said.split()) <= LONGEST_CLAIM and "?" not in title
+    return f"{said}." if states and flips.telling(said) else ""
+
+
+def yes_or_no(reading: Reading, claim: str, place: Place, wording: str) -> tuple[str, str]:
+    """A question about a claim, which a hash of the paper and the place turns round for half of them."""
+    turned = wordings.hashed(reading.paper, f"claim {place}") % 2
+    asked = flips.flip(claim) if turned else claim
+    return wordings.write(wording, title=reading.title, claim=asked), f"{'No' if turned else 'Yes'}. {claim}"
+
+
+def entity_places(reading: Reading) -> Iterator[tuple[Place, str]]:
+    """Definitions, then findings that begin with a name."""
+    for place, _, said in reading.sentences:
+        if entities.defined(said):
+            yield place, "definition"
+    for place, role, said in by_weight(reading.findings):
+        if role != "background" and not entities.defined(said) and subject(reading, said):
+            yield place, "about"
+
+
+def subject(reading: Reading, said: str) -> str:
+    """What a sentence defines, or the name among its first words that the title lacks; "" if there is none."""
+    if name := entities.defined(said):
+        return abbreviations.uncapitalised(name)
+    near = len(" ".join(said.split()[:SHORTEST]))
+    found = next((said[gap.start : gap.end] for gap in reading.names(said) if gap.end <= near), "")
+    return abbreviations.uncapitalised(found)
