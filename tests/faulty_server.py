@@ -1,17 +1,18 @@
-"""E-utilities and the arXiv API on loopback, from real or sample records, with faults on demand.
+"""E-utilities and the arXiv API on loopback, from real or sample records, with 24 kinds of faults on demand.
 
-By hand: python -m tests.faulty_server --archive data/raw/pubmed21n1298.xml.gz --port 8070
+By hand: python -m tests.faulty_server --archive data/raw/pubmed21n1298.xml.gz --port 8070 --plan efetch:reset
 Then:    NCBI_EUTILS_BASE=http://127.0.0.1:8070/eutils ARXIV_API_BASE=http://127.0.0.1:8070/arxiv make pipeline
 """
 
 import argparse
 import json
-import re
+import random
 import socket
-import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import date, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -21,27 +22,74 @@ from lxml import etree
 from helpers.archive import list_files
 from helpers.pubmed import open_xml
 from helpers.topics import Glance, load_topic
+from tests.faults import ALL, feed, send
 
 ATOM = "{http://www.w3.org/2005/Atom}"
-FEED = """<?xml version='1.0' encoding='UTF-8'?>
-<feed xmlns:opensearch="http://a9.com/-/spec/opensearch/1.1/" xmlns:arxiv="http://arxiv.org/schemas/atom"
- xmlns="http://www.w3.org/2005/Atom"><id>https://arxiv.org/api/loopback</id><title>arXiv Query</title>
-<opensearch:itemsPerPage>{n}</opensearch:itemsPerPage><opensearch:totalResults>{total}</opensearch:totalResults>
-<opensearch:startIndex>{start}</opensearch:startIndex>{entries}</feed>"""
+FIRST_DAY = date(2021, 1, 1)
+RANGE = (("mindate", "0001/01/01"), ("maxdate", "9999/12/31"))
 
 
 class Server(ThreadingHTTPServer):
-    """`plan` holds faults for the requests to come, as "part of the path:fault"; "always:" ones stay."""
+    """`plan` holds faults for the requests to come, as "part of the path:fault"; "always:" ones stay.
+
+    `most` is the number of hits that one search gives; `dates` the Entrez dates of records, which else follow from
+    the order of their PMIDs; `histories` the results on the history server; `silence` and `away` are in seconds.
+    """
 
     daemon_threads = True
+    request_queue_size = 64
 
-    def __init__(self, records: dict[str, str], entries: list[str], port: int = 0, delay: float = 0):
+    def __init__(
+        self, records: dict[str, str], entries: list[str], port: int = 0, delay: float = 0, seed: object = 0
+    ):
         super().__init__(("127.0.0.1", port), Handler)
-        self.records, self.entries, self.delay = records, entries, delay
+        self.records, self.entries, self.delay, self.random = records, entries, delay, random.Random(seed)
+        self.most, self.silence, self.away, self.large = 9_999, 60.0, 60.0, 200 * 2**20
+        self.dates: dict[str, date] = {}
+        self.histories: dict[str, list[str]] = {}
         self.plan: list[str] = []
         self.seen: list[tuple[float, str, str]] = []  # (time, path with query, POST body)
-        self.lock = threading.Lock()
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        self.lock, self.back, self.gone, self.closed = threading.Lock(), threading.Event(), False, False
+        self.start()
+
+    def start(self) -> None:
+        threading.Thread(target=self.serve_forever, args=(0.005,), daemon=True).start()
+
+    def close(self) -> None:
+        self.closed = True
+        self.back.set()
+        self.shutdown()
+        self.server_close()
+
+    def leave(self, seconds: float) -> None:
+        """Refuse connections from now on for so long, or until `come_back`."""
+        with self.lock:
+            if self.gone or self.closed:
+                return
+            self.gone = True
+        self.shutdown()
+        self.server_close()
+        threading.Thread(target=self.return_after, args=(seconds,), daemon=True).start()
+
+    def return_after(self, seconds: float) -> None:
+        self.back.wait(seconds)
+        if not self.closed:
+            self.socket = socket.socket(self.address_family, self.socket_type)
+            self.server_bind()
+            self.server_activate()
+            self.start()
+            self.gone = False
+
+    def come_back(self) -> None:
+        while self.gone:
+            self.back.set()
+            time.sleep(0.01)
+        self.back.clear()
+
+    def handle_error(self, request: object, address: object) -> None:
+        """A client that hangs up is no error here."""
+        if not isinstance(sys.exception(), ConnectionError | ValueError):
+            super().handle_error(request, address)
 
     @property
     def eutils(self) -> str:
@@ -65,6 +113,44 @@ class Server(ThreadingHTTPServer):
                     return fault
         return ""
 
+    def day(self, pmid: str) -> date:
+        """The Entrez date of a record."""
+        return self.dates.get(pmid) or FIRST_DAY + timedelta(days=int(pmid) % 1000)
+
+    def search(self, asked: dict[str, str]) -> bytes:
+        """All records whatever the query, newest first, between `mindate` and `maxdate`; `most` at most."""
+        first, last = (asked.get(name, default).replace("/", "-") for name, default in RANGE)
+        found = [pmid for pmid in self.records if first <= self.day(pmid).isoformat() <= last]
+        found.sort(key=int, reverse=True)
+        ids = found[: min(int(asked["retmax"]), self.most)]
+        kept = ""
+        if asked.get("usehistory") == "y":
+            with self.lock:
+                key = f"MCID_{len(self.histories)}"
+                self.histories[key] = found
+            kept = f"<QueryKey>1</QueryKey><WebEnv>{key}</WebEnv>"
+        listed = "".join(f"<Id>{pmid}</Id>" for pmid in ids)
+        return (
+            f"<eSearchResult><Count>{len(found)}</Count><RetMax>{len(ids)}</RetMax>{kept}"
+            f"<IdList>{listed}</IdList></eSearchResult>"
+        ).encode()
+
+    def fetch(self, asked: dict[str, str]) -> bytes:
+        """Records by id, or by their place in a result of an earlier search."""
+        if "WebEnv" in asked:
+            if asked["WebEnv"] not in self.histories:
+                return b"<eFetchResult><ERROR>Unable to obtain query #1</ERROR></eFetchResult>"
+            start = int(asked["retstart"])
+            ids = self.histories[asked["WebEnv"]][start : start + int(asked["retmax"])]
+        else:
+            ids = asked["id"].split(",")
+        found = "".join(self.records[pmid] for pmid in ids if pmid in self.records)
+        return f"<PubmedArticleSet>{found}</PubmedArticleSet>".encode()
+
+    def page(self, asked: dict[str, str]) -> bytes:
+        start, n = int(asked["start"]), int(asked["max_results"])
+        return feed(self.entries[start : start + n], len(self.entries), start)
+
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
@@ -73,99 +159,28 @@ class Handler(BaseHTTPRequestHandler):
         self.answer("")
 
     def do_POST(self) -> None:
-        self.answer(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        length = int(self.headers["Content-Length"])
+        form = self.rfile.read(length)
+        if len(form) < length:
+            raise ConnectionError("the client is gone")
+        self.answer(form.decode())
 
     def answer(self, form: str) -> None:
         with self.server.lock:
             self.server.seen.append((time.monotonic(), self.path, form))
         parts = urlsplit(self.path)
-        asked = {name: values[0] for name, values in parse_qs(form or parts.query).items()}
+        self.asked = {name: values[0] for name, values in parse_qs(form or parts.query).items()}
         time.sleep(self.server.delay)
         if parts.path.endswith("esearch.fcgi"):
-            body = search(self.server.records, asked)
+            body = self.server.search(self.asked)
         elif parts.path.endswith("efetch.fcgi"):
-            body = fetch(self.server.records, asked)
+            body = self.server.fetch(self.asked)
         else:
-            body = page(self.server.entries, asked)
-        FAULTS.get(self.server.fault(self.path), send)(self, body)
+            body = self.server.page(self.asked)
+        ALL.get(self.server.fault(self.path), send)(self, body)
 
     def log_message(self, *_: object) -> None:
         pass
-
-
-def search(records: dict[str, str], asked: dict[str, str]) -> bytes:
-    ids = sorted(records, key=int, reverse=True)[: int(asked["retmax"])]
-    found = "".join(f"<Id>{pmid}</Id>" for pmid in ids)
-    return (
-        f"<eSearchResult><Count>{len(records)}</Count><RetMax>{len(ids)}</RetMax><IdList>{found}</IdList></eSearchResult>"
-    ).encode()
-
-
-def fetch(records: dict[str, str], asked: dict[str, str]) -> bytes:
-    found = "".join(records[pmid] for pmid in asked["id"].split(",") if pmid in records)
-    return f"<PubmedArticleSet>{found}</PubmedArticleSet>".encode()
-
-
-def page(entries: list[str], asked: dict[str, str]) -> bytes:
-    start, n = int(asked["start"]), int(asked["max_results"])
-    shown = entries[start : start + n]
-    return FEED.format(n=n, total=len(entries), start=start, entries="".join(shown)).encode()
-
-
-def send(handler: Handler, body: bytes, status: int = 200, length: int | None = None, **headers: str) -> None:
-    handler.send_response(status)
-    handler.send_header("Content-Type", "text/xml; charset=UTF-8")
-    handler.send_header("Content-Length", str(len(body) if length is None else length))
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
-def reset(handler: Handler, body: bytes) -> None:
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    handler.connection.close()
-    handler.rfile.close()
-
-
-def fewer(body: bytes) -> bytes:
-    """The same answer without its last record, id or entry."""
-    for end in (b"</PubmedArticle>", b"</Id>", b"</entry>", b"</ns0:entry>"):
-        begin = end.replace(b"/", b"")[:-1]
-        if end in body:
-            return body[: body.rindex(begin)] + body[body.rindex(end) + len(end) :]
-    return body
-
-
-def more(body: bytes) -> bytes:
-    """The same answer with a copy of its first record under an id nobody asked for."""
-    record = body[body.index(b"<PubmedArticle>") : body.index(b"</PubmedArticle>")] + b"</PubmedArticle>"
-    stranger = re.sub(rb'(<PMID Version="1">)\d+', rb"\g<1>77777777", record)
-    return body.replace(b"</PubmedArticleSet>", stranger + b"</PubmedArticleSet>")
-
-
-def empty(body: bytes) -> bytes:
-    return FEED.format(n=0, total=0, start=0, entries="").encode()
-
-
-FAULTS: dict[str, Callable[[Handler, bytes], None]] = {
-    "429": lambda handler, body: send(handler, b"slow down", 429, Retry_After="1"),
-    "429 hour": lambda handler, body: send(handler, b"slow down", 429, Retry_After="3600"),
-    "400": lambda handler, body: send(handler, b"bad request", 400),
-    "500": lambda handler, body: send(handler, b"oops", 500),
-    "reset": reset,
-    "cut": lambda handler, body: send(handler, body[: len(body) // 2]),
-    "cut short of length": lambda handler, body: send(handler, body[: len(body) // 2], length=len(body)),
-    "html": lambda handler, body: send(handler, b"<html><body>Service unavailable</body></html>"),
-    "text": lambda handler, body: send(handler, b"Rate exceeded."),
-    "error": lambda handler, body: send(
-        handler, b"<eSearchResult><ERROR>Search Backend failed</ERROR></eSearchResult>"
-    ),
-    "json": lambda handler, body: send(handler, b'{"error":"API rate limit exceeded"}'),
-    "fewer": lambda handler, body: send(handler, fewer(body)),
-    "more": lambda handler, body: send(handler, more(body)),
-    "empty": lambda handler, body: send(handler, empty(body)),
-}
 
 
 def read_records(path: Path, worth: Callable[[str], bool] = lambda text: True) -> dict[str, str]:
@@ -198,10 +213,11 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, default=Path("data/sample/pubmed.xml"))
     parser.add_argument("--arxiv", type=Path, default=Path("data/sample/arxiv.atom"))
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--plan", nargs="*", default=[], help='faults, e.g. "efetch:500" "always:arxiv:empty"')
+    parser.add_argument("--delay", type=float, default=0, help="seconds before each answer")
+    parser.add_argument("--plan", nargs="*", default=[], help='faults, e.g. "efetch:5xx" "always:arxiv:html"')
     chosen = parser.parse_args()
     records = read_records(chosen.archive, Glance(load_topic("autoimmune")))
-    server = Server(records, read_entries(chosen.arxiv), chosen.port)
+    server = Server(records, read_entries(chosen.arxiv), chosen.port, chosen.delay)
     server.plan = chosen.plan
     print(f"NCBI_EUTILS_BASE={server.eutils} ARXIV_API_BASE={server.arxiv}", flush=True)
     threading.Event().wait()

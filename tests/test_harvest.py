@@ -1,57 +1,45 @@
-"""The harvest over real HTTP on loopback: faults, kills, reruns, and what is said when something is missing."""
+"""The harvest over real HTTP on loopback: routes, reruns, large searches, and what is said when some is missing."""
 
 import gzip
 import json
-import signal
 import socket
-import subprocess
-import sys
 import tarfile
-import threading
 import time
 import traceback
-from itertools import pairwise
-from pathlib import Path
+from datetime import date, timedelta
+from unittest import mock
 
 import pytest
 
-from helpers import archive, eutils, harvest, screening, settings, topics, wire
+from helpers import archive, eutils, harvest, ledger, preprints, wire
 from helpers.errors import CourseError
-from helpers.papers import write_papers
+from helpers.papers import Paper
 from helpers.paths import ROOT, SAMPLE
-from tests.faulty_server import Server, read_entries, read_records
-
-TOPIC = topics.load_topic("autoimmune")
-BATCH = 7
+from tests.loopback import BATCH, TOPIC, closed_port, gather, hurried, load, serve
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(eutils, "BATCH", BATCH)
-    monkeypatch.setattr(wire, "BACKOFF", 0.01)
-    running = Server(read_records(SAMPLE / "pubmed.xml"), read_entries(SAMPLE / "arxiv.atom"))
-    yield running
-    running.shutdown()
-    running.server_close()
+def server(tmp_path):
+    running = serve()
+    with hurried(tmp_path / "locks"):
+        yield running
+    running.close()
 
 
-def load(server: Server | None, **values: object) -> settings.Settings:
-    bases = {"NCBI_EUTILS_BASE": server.eutils, "ARXIV_API_BASE": server.arxiv} if server else {}
-    return settings.load({"PAPERS_SOURCE": "auto", **bases, **values}, environment={})[0]
+def synthetic(n: int) -> dict[str, str]:
+    """`n` records that screening would not keep, for counting."""
+    record = "<PubmedArticle><MedlineCitation><PMID>{0}</PMID><Article><ArticleTitle>{0}</ArticleTitle></Article>"
+    return {str(pmid): record.format(pmid) + "</MedlineCitation></PubmedArticle>" for pmid in range(1, n + 1)}
 
 
-def gather(chosen: settings.Settings, folder: Path) -> tuple[bytes, dict, screening.Screened]:
-    """(papers.jsonl, route, screened) of one harvest; raw answers in `folder`/raw."""
-    found = harvest.collect(chosen, TOPIC, folder / "raw")
-    screened = screening.screen(found.papers, TOPIC, chosen.MAX_PAPERS)
-    write_papers(folder / "papers.jsonl", screened.kept)
-    return (folder / "papers.jsonl").read_bytes(), found.route, screened
-
-
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def fetch_all(chosen, path, n: int) -> list[str]:
+    """The PMIDs that a search for `n` records brings into a ledger, read back from it."""
+    client = eutils.PubMed(chosen, ledger.Ledger(path))
+    batches = client.search("anything", n)
+    client.fetch(batches)
+    return [
+        paper.paper_id for batch in batches for paper in eutils.parse_pubmed(eutils.io.BytesIO(client.read(batch)[0]))
+    ]
 
 
 def test_a_rerun_makes_no_request(server, tmp_path):
@@ -60,63 +48,154 @@ def test_a_rerun_makes_no_request(server, tmp_path):
     assert len(server.seen) == 1 + batches + 1
     assert route["name"] == "online" and route["incomplete"] is None
     assert route["sources"]["PubMed"] == {"asked": len(server.records), "got": len(server.records)}
-    assert route["sources"]["arXiv"] == {"asked": 8, "got": 8}
+    assert route["sources"]["arXiv"] == {"asked": 7, "got": 7}
     assert len(screened.kept) >= 26
     again, _, _ = gather(load(server), tmp_path)
     assert again == first and len(server.seen) == 1 + batches + 1
 
 
-PASSING = ["500", "reset", "cut", "cut short of length", "html", "text", "error", "json", "fewer"]
-
-
-@pytest.mark.parametrize("fault", PASSING)
-def test_a_passing_fault_leaves_no_trace(server, tmp_path, fault):
-    clean, _, _ = gather(load(server), tmp_path / "clean")
-    calm = len(server.seen)
-    server.plan = [f"esearch:{fault}", f"efetch:{fault}", f"efetch:{fault}", f"arxiv:{fault}"]
-    faulty, route, _ = gather(load(server), tmp_path / "faulty")
-    assert server.plan == [] and len(server.seen) == 2 * calm + 4
-    assert faulty == clean and route["incomplete"] is None
-
-
 def test_records_nobody_asked_for_are_left_out(server, tmp_path):
     clean, _, _ = gather(load(server), tmp_path / "clean")
-    server.plan = ["efetch:more", "efetch:more"]
+    server.plan = ["efetch:more"] * 3
     faulty, route, _ = gather(load(server), tmp_path / "faulty")
     assert faulty == clean and server.plan == []
+    assert any("&id=" in form for _, _, form in server.asked("efetch")), "that history is not believed again"
     assert route["sources"]["PubMed"] == {"asked": len(server.records), "got": len(server.records)}
 
 
-def test_retry_after_is_obeyed(server, tmp_path):
-    server.plan = ["efetch:429", "arxiv:429"]
-    gather(load(server), tmp_path)
-    for part in ("efetch", "arxiv"):
-        refused, retried = server.asked(part)[:2]
-        assert retried[0] - refused[0] >= 1.0
+def test_records_come_from_the_history_server_and_by_id_once_it_failed(server, tmp_path):
+    clean, _, _ = gather(load(server), tmp_path / "clean")
+    assert all("WebEnv" in form and "&id=" not in form for _, _, form in server.asked("efetch"))
+    with mock.patch.object(server, "histories", Forgetful()):
+        before = len(server.asked("efetch"))
+        assert gather(load(server), tmp_path / "forgotten")[0] == clean
+    forms = [form for _, _, form in server.asked("efetch")[before:]]
+    by_id = [form for form in forms if "&id=" in form]
+    batches = -(-len(server.records) // BATCH)
+    assert len(by_id) == batches < len(forms) <= 2 * batches
+    server.plan, before = ["efetch:400"], len(server.asked("efetch"))
+    assert gather(load(server), tmp_path / "refused")[0] == clean
+    assert server.plan == [] and any("&id=" in form for _, _, form in server.asked("efetch")[before:])
 
 
-def test_a_burst_of_500_is_outlasted_and_an_endless_one_named(server, tmp_path):
-    server.plan = ["efetch:500"] * (wire.TRIES - 1)
-    gather(load(server), tmp_path / "burst")
-    server.plan = ["always:efetch:500"]
-    with pytest.raises(CourseError, match="HTTP 500"):
-        gather(load(server), tmp_path / "endless")
+class Forgetful(dict):
+    """A history server that has forgotten every result."""
+
+    def __contains__(self, key: object) -> bool:
+        return False
 
 
-@pytest.mark.parametrize("fault", ["fewer", "429 hour", "400", "cut", "html", "error"])
+def test_another_list_in_the_history_is_noticed(server, tmp_path):
+    """The place on the history server is right, but what lies there has changed since the search."""
+    clean, _, _ = gather(load(server), tmp_path / "clean")
+    server.histories = Shifted()
+    assert gather(load(server), tmp_path / "shifted")[0] == clean
+    assert any("&id=" in form for _, _, form in server.asked("efetch"))
+
+
+class Shifted(dict):
+    def __getitem__(self, key: str) -> list[str]:
+        return super().__getitem__(key)[1:]
+
+
+@pytest.mark.parametrize(("n", "held"), [(9_999, 9_999), (401, 1_000), (400, 1_000), (1, 3), (500, 30)])
+def test_one_search_and_one_request_to_200_records(server, tmp_path, n, held):
+    server.records = synthetic(held)
+    with hurried(tmp_path / "locks", batch=200):
+        ids = fetch_all(load(server), tmp_path / "raw.jsonl", n)
+    assert ids == [str(pmid) for pmid in range(held, max(held - n, 0), -1)]
+    assert len(server.seen) == 1 + -(-min(n, held) // 200)
+
+
+@pytest.mark.parametrize("n", [40, 97, 120, 200])
+def test_a_large_search_is_split_by_date(server, tmp_path, n):
+    """With 9 hits to an answer instead of 9,999; days far apart, and crowded ones."""
+    server.records, server.most = synthetic(120), 9
+    first = date(1951, 5, 17)
+    server.dates = {pmid: first + timedelta(days=int(pmid) ** 3 // 40) for pmid in server.records}
+    with mock.patch.object(eutils, "MOST_HITS", 9):
+        ids = fetch_all(load(server), tmp_path / "raw.jsonl", n)
+        asked = len(server.seen)
+        newest = sorted(server.records, key=server.dates.get, reverse=True)[: min(n, 120)]
+        assert len(ids) == len(set(ids)) == min(n, 120) and set(newest) == set(ids)
+        assert fetch_all(load(server), tmp_path / "raw.jsonl", n) == ids and len(server.seen) == asked
+    assert asked < 100
+
+
+def test_a_day_that_does_not_fit_and_a_count_that_is_not_kept(server, tmp_path):
+    server.records, server.most = synthetic(60), 9
+    server.dates = dict.fromkeys(server.records, date(2020, 2, 29))
+    with mock.patch.object(eutils, "MOST_HITS", 9):
+        with pytest.raises(CourseError, match=r"60 records .* of one day, 2020-02-29") as caught:
+            fetch_all(load(server), tmp_path / "day.jsonl", 50)
+        assert "PAPERS_SOURCE=archive" in caught.value.way_out
+        server.dates = {pmid: date(1600, 1, 1) + timedelta(days=int(pmid)) for pmid in server.records}
+        with pytest.raises(CourseError, match=r"promised 50 records .* by date hold 0"):
+            fetch_all(load(server), tmp_path / "lost.jsonl", 50)
+        server.dates = {pmid: date(2000, 1, 1) + timedelta(days=int(pmid)) for pmid in server.records}
+        assert len(fetch_all(load(server), tmp_path / "lost.jsonl", 50)) == 50
+
+
+@pytest.mark.parametrize("fault", ["fewer", "429 hour", "400", "cut", "html", "error element"])
 def test_pubmed_short_fails_and_resumes(server, tmp_path, fault):
     clean, _, _ = gather(load(server), tmp_path / "clean")
-    broken = BATCH * 3
     server.plan = ["always:efetch:" + fault]
     with pytest.raises(CourseError) as caught:
         gather(load(server), tmp_path / "faulty")
     assert "PubMed" in caught.value.problem
+    if fault == "429 hour":
+        assert "HTTP 429, come back in 3,600 seconds" in caught.value.problem
+        time.sleep(0.2)  # for requests that were in flight
+        server.plan, before = [], len(server.seen)
+        with pytest.raises(CourseError, match=r"left alone for another 3,[56]\d\d seconds"):
+            gather(load(server), tmp_path / "faulty")
+        assert len(server.seen) == before
     server.plan, before = [], len(server.seen)
-    assert gather(load(server), tmp_path / "faulty")[0] == clean
-    assert len(server.seen) - before < broken and not [r for r in server.seen[before:] if "esearch" in r[1]]
+    with hurried(tmp_path / "an hour later"):
+        assert gather(load(server), tmp_path / "faulty")[0] == clean
+    assert not [r for r in server.seen[before:] if "esearch" in r[1]]
 
 
-@pytest.mark.parametrize("fault", ["empty", "text", "html", "cut", "fewer", "500", "400", "reset"])
+def test_a_lost_request_does_not_keep_the_others_from_being_kept(server, tmp_path):
+    """One record that PubMed promises and never gives: everything else is in the ledger afterwards."""
+    chosen, lost = load(server), sorted(server.records, key=int)[0]
+    clean, _, _ = gather(chosen, tmp_path / "clean")
+    server.histories, record = Forgetful(), server.records[lost]
+    broken = {**server.records, lost: ""}
+    with mock.patch.object(server, "records", broken), pytest.raises(CourseError, match=f"missing are {lost}"):
+        gather(chosen, tmp_path / "broken")
+    before = len(server.seen)
+    assert gather(chosen, tmp_path / "broken")[0] == clean and record
+    assert len([r for r in server.seen[before:] if "efetch" in r[1]]) == 1
+
+
+def test_after_three_lost_requests_in_a_row_the_others_are_not_tried(server, tmp_path):
+    server.records = synthetic(1_400)
+    server.plan = ["always:efetch:5xx"]
+    with pytest.raises(CourseError, match="HTTP 50"):
+        fetch_all(load(server), tmp_path / "raw.jsonl", 1_400)
+    in_flight = 9
+    time.sleep(0.2)
+    tried = len(server.asked("efetch"))
+    assert tried <= (in_flight + eutils.LOST) * wire.PATIENCE.tries < 200
+    time.sleep(0.3)
+    assert len(server.asked("efetch")) == tried
+
+
+def test_a_refusal_stops_the_others_at_once(server, tmp_path):
+    server.records, server.delay, server.plan = synthetic(1_400), 0.05, ["efetch:400"]
+    client, batches = eutils.PubMed(load(server), ledger.Ledger(tmp_path / "raw.jsonl")), eutils.cut(server.records)
+    with pytest.raises(CourseError, match="refused the request: HTTP 400"):
+        client.fetch(batches)
+    time.sleep(0.3)
+    tried, held = len(server.seen), sum(client.request(batch) in client.ledger for batch in batches)
+    assert held <= tried <= 30 < len(batches)
+    client = eutils.PubMed(load(server), ledger.Ledger(tmp_path / "raw.jsonl"))
+    client.fetch(batches)
+    assert len(server.seen) == tried + len(batches) - held
+
+
+@pytest.mark.parametrize("fault", ["empty later page", "json", "html", "cut", "fewer", "5xx", "400", "reset"])
 def test_arxiv_short_is_said_and_the_stage_goes_on(server, tmp_path, fault):
     server.plan = ["always:arxiv:" + fault]
     _, route, screened = gather(load(server), tmp_path)
@@ -128,31 +207,69 @@ def test_arxiv_short_is_said_and_the_stage_goes_on(server, tmp_path, fault):
     assert gather(load(server), tmp_path)[1]["incomplete"] is None
 
 
-def test_a_later_page_of_arxiv_can_be_missing(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.preprints.PAGE", 3)
-    server.plan = ["always:start=3:empty"]
-    _, route, screened = gather(load(server), tmp_path)
-    assert route["incomplete"]["got"] == 3 and route["incomplete"]["asked"] == 8
-    assert any(paper.source == "arXiv" for paper in screened.kept)
+@pytest.mark.parametrize(
+    ("fault", "got"), [("empty later page", 3), ("total changes", 8), ("doubles", 6), ("fewer", 3), ("refused", 3)]
+)
+def test_a_later_page_of_arxiv_can_be_missing(server, tmp_path, fault, got):
+    """What came is kept; the next run asks for the rest and ends with the same bytes as a run without faults."""
+    with hurried(tmp_path / "locks", page=3):
+        clean, _, _ = gather(load(server), tmp_path / "clean")
+        server.plan = ["always:start=3:" + fault]
+        _, route, screened = gather(load(server), tmp_path / "faulty")
+        if fault == "total changes":  # eight of eight are there, whatever it says
+            assert route["incomplete"] is None or route["incomplete"]["asked"] > 8
+        else:
+            assert got <= route["incomplete"]["got"] < 8 == route["incomplete"]["asked"]
+        assert any(paper.source == "arXiv" for paper in screened.kept)
+        server.plan = []
+        server.come_back()
+        assert gather(load(server), tmp_path / "faulty")[0] == clean
+
+
+@pytest.mark.parametrize("place", [0, 2, 8])
+def test_a_list_that_shifts_while_it_is_read_is_read_again(server, tmp_path, place):
+    """Two new papers move the others between two runs: page 1 is in the ledger, page 2 is not."""
+    with hurried(tmp_path / "locks", page=3):
+        server.plan = ["always:start=3:5xx"]
+        assert gather(load(server), tmp_path / "shifted")[1]["incomplete"]["got"] == 3
+        server.plan = []
+        new = [server.entries[0].replace("9901.00001v2", f"9902.0000{number}v1") for number in (1, 2)]
+        server.entries[place:place] = new
+        found, route, _ = gather(load(server), tmp_path / "shifted")
+        assert route["incomplete"] is None and route["sources"]["arXiv"] == {"asked": 9, "got": 9}
+        assert found == gather(load(server), tmp_path / "fresh")[0]
+        asked = len(server.seen)
+        assert gather(load(server), tmp_path / "shifted")[0] == found and len(server.seen) == asked
 
 
 def test_no_network_reads_the_archive_and_says_so(tmp_path):
     nowhere = f"http://127.0.0.1:{closed_port()}"
-    began = time.monotonic()
     chosen = load(None, NCBI_EUTILS_BASE=nowhere, ARXIV_API_BASE=nowhere, PAPERS_ARCHIVE=str(SAMPLE / "pubmed.xml"))
-    _, route, screened = gather(chosen, tmp_path)
-    assert time.monotonic() - began < 5
-    assert route["name"] == "archive" and "refused" in route["why"] and route["incomplete"]["cause"]
-    assert route["files"] and screened.kept and "PubMed cannot be reached" in harvest.describe(route)
-    online = load(None, NCBI_EUTILS_BASE=nowhere, ARXIV_API_BASE=nowhere, PAPERS_SOURCE="online")
-    with pytest.raises(CourseError, match="cannot be reached"):
-        gather(online, tmp_path)
+    with hurried(tmp_path / "locks"):
+        _, route, screened = gather(chosen, tmp_path)
+        assert route["name"] == "archive" and "refused" in route["why"] and route["incomplete"]["cause"]
+        assert route["files"] and screened.kept and "PubMed cannot be reached" in harvest.describe(route)
+        online = load(None, NCBI_EUTILS_BASE=nowhere, ARXIV_API_BASE=nowhere, PAPERS_SOURCE="online")
+        with pytest.raises(CourseError, match="cannot be reached"):
+            gather(online, tmp_path)
 
 
-def test_a_silent_host_is_known_in_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(eutils, "FIRST_CONTACT", 0.5)
-    monkeypatch.setattr(wire, "FIRST_CONTACT", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
+def test_without_a_network_one_waits_seconds_not_minutes(tmp_path):
+    nowhere = f"http://127.0.0.1:{closed_port()}"
+    began = time.monotonic()
+    with (
+        hurried(tmp_path / "locks", first_contact=1.0, backoff=1.0),
+        pytest.raises(CourseError, match="cannot be reached"),
+    ):
+        harvest.count(load(None, NCBI_EUTILS_BASE=nowhere), "lupus", tmp_path)
+    assert time.monotonic() - began < 2.5 <= wire.PATIENCE.first_contact
+
+
+def test_a_silent_host_is_known_in_time(tmp_path):
+    with (
+        hurried(tmp_path / "locks", first_contact=0.5),
+        socket.create_server(("127.0.0.1", 0)) as silent,
+    ):
         base = f"http://127.0.0.1:{silent.getsockname()[1]}"
         nowhere = f"http://127.0.0.1:{closed_port()}"
         chosen = load(None, NCBI_EUTILS_BASE=base, ARXIV_API_BASE=nowhere, PAPERS_ARCHIVE=str(SAMPLE / "pubmed.xml"))
@@ -162,84 +279,39 @@ def test_a_silent_host_is_known_in_time(tmp_path, monkeypatch):
 
 
 def test_secrets_are_sent_and_shown_nowhere(server, tmp_path):
-    chosen = load(server, NCBI_API_KEY="canarykey", NCBI_EMAIL="canary@example.org")
-    server.plan = ["efetch:reset", "efetch:400"]
+    chosen = load(server, NCBI_API_KEY="canarykey", NCBI_EMAIL="canary@example.org", PAPERS_SOURCE="online")
+    server.plan = ["esearch:redirects", "efetch:reset", "efetch:cut", "always:efetch:400"]
     with pytest.raises(CourseError) as caught:
         gather(chosen, tmp_path)
-    assert all("canarykey" in body for _, path, body in server.seen if "fcgi" in path)
+    asked = server.asked("fcgi")
+    assert all("canarykey" in body and "canary%40example.org" in body for _, _, body in asked) and len(asked) > 4
     shown = "".join(traceback.format_exception(caught.value)) + "".join(path for _, path, _ in server.seen)
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert "canary" not in shown and b"canary" not in written and written
 
 
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from helpers import eutils
-from tests.test_harvest import gather, load
-eutils.BATCH = 3
-chosen = load(None, NCBI_EUTILS_BASE=sys.argv[1], ARXIV_API_BASE=sys.argv[2])
-gather(chosen, Path(sys.argv[3]))
-"""
-
-
-def test_kill_9_in_mid_harvest_loses_nothing(server, tmp_path):
-    clean, _, _ = gather(load(server), tmp_path / "clean")
-    server.delay = 0.03
-    arguments = [sys.executable, "-c", KILLED.format(root=str(ROOT)), server.eutils, server.arxiv]
-    folder = tmp_path / "killed"
-    for kill_after in (3, 9):
-        before = len(server.seen)
-        child = subprocess.Popen([*arguments, str(folder)])
-        while len(server.seen) - before < kill_after:
-            assert child.poll() is None, "it ended before it could be killed"
-            time.sleep(0.005)
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
-    assert not (folder / "papers.jsonl").exists()
-    subprocess.run([*arguments, str(folder)], check=True)
-    assert (folder / "papers.jsonl").read_bytes() == clean
-    batches = -(-len(server.records) // 3)
-    assert len([r for r in server.seen if "efetch" in r[1]]) <= -(-len(server.records) // BATCH) + batches + 2
-
-
-def test_a_torn_ledger_line_is_asked_again(server, tmp_path):
+def test_a_torn_or_damaged_ledger_line_is_asked_again(server, tmp_path):
     clean, _, _ = gather(load(server), tmp_path)
-    ledger = tmp_path / "raw" / "pubmed.jsonl"
-    ledger.write_bytes(ledger.read_bytes()[:-100])
-    before = len(server.seen)
-    assert gather(load(server), tmp_path)[0] == clean
-    assert len(server.seen) == before + 1
-    assert gather(load(server), tmp_path)[0] == clean and len(server.seen) == before + 1
-
-
-def test_requests_are_paced_across_threads_and_files():
-    times, name = [], f"test-{time.time_ns()}"
-
-    def ask() -> None:
-        for _ in range(4):
-            wire.pace(name, 0.05, "https://example.org/")
-            times.append(time.time())
-
-    workers = [threading.Thread(target=ask) for _ in range(3)]
-    [worker.start() for worker in workers]
-    [worker.join() for worker in workers]
-    assert len(times) == 12 and all(b - a > 0.045 for a, b in pairwise(sorted(times)))
-    began = time.monotonic()
-    wire.pace(name, 5, "http://127.0.0.1:1/")
-    assert time.monotonic() - began < 1
+    path, before = tmp_path / "raw" / "pubmed.jsonl", len(server.seen)
+    whole = path.read_bytes()
+    for damaged in (whole[:-100], whole.replace(b"lupus", b"lupin", 1), b"[]\n" + whole[:-1], b'{"key": "a"}\n'):
+        path.write_bytes(damaged)
+        assert gather(load(server), tmp_path)[0] == clean
+        asked = len(server.seen)
+        assert asked > before or damaged.startswith(b"[]")
+        assert gather(load(server), tmp_path)[0] == clean and len(server.seen) == asked
+        before = asked
 
 
 def test_ids_are_read_and_refused_by_line(server, tmp_path):
     file = tmp_path / "ids.txt"
-    file.write_text("# two papers\n99000001\n\nPMID: 99000003\n99000001\n")
+    file.write_text("\ufeff# two papers\n99000001\n\nPMID: 099000003\n99000001\n")
     for source, place in (("auto", {}), ("archive", {"PAPERS_ARCHIVE": str(SAMPLE / "pubmed.xml")})):
         chosen = load(server, PAPERS_IDS=str(file), PAPERS_SOURCE=source, **place)
         _, route, screened = gather(chosen, tmp_path)
         assert [paper.paper_id for paper in screened.kept] == ["99000001", "99000003"]
-        assert route["sources"]["PubMed"] == {"asked": 2, "got": 2}
-    for text, complaint in (("99000001\n12x4\n", "line 2: '12x4'"), ("\n", "no PMID")):
+        assert route["sources"] == {"PubMed": {"asked": 2, "got": 2}} and screened.asked == 2
+    for text, complaint in (("99000001\n12x4\n", "line 2: '12x4'"), ("0\n", "line 1: '0'"), ("\n", "no PMID")):
         file.write_text(text)
         with pytest.raises(CourseError, match="PAPERS_IDS") as caught:
             gather(chosen, tmp_path)
@@ -249,10 +321,37 @@ def test_ids_are_read_and_refused_by_line(server, tmp_path):
         gather(chosen, tmp_path)
 
 
-def test_an_unknown_pmid_is_named(server, tmp_path):
-    (tmp_path / "ids.txt").write_text("99000001\n12345678\n")
-    with pytest.raises(CourseError, match="missing are 12345678"):
-        gather(load(server, PAPERS_IDS=str(tmp_path / "ids.txt")), tmp_path)
+def test_unknown_pmids_are_named_online_and_counted_in_the_archive(server, tmp_path):
+    file = tmp_path / "ids.txt"
+    file.write_text("99000001\n12345678\n99000003\n87654321\n")
+    with hurried(tmp_path / "locks", batch=2), pytest.raises(CourseError) as caught:
+        gather(load(server, PAPERS_IDS=str(file)), tmp_path)
+    assert "12345678" in caught.value.problem and "87654321" in caught.value.problem
+    assert "99000001" not in caught.value.problem and "take them out" in caught.value.way_out
+    place = {"PAPERS_SOURCE": "archive", "PAPERS_ARCHIVE": str(SAMPLE / "pubmed.xml")}
+    _, route, screened = gather(load(server, PAPERS_IDS=str(file), **place), tmp_path)
+    assert route["sources"]["PubMed"] == {"asked": 4, "got": 2}
+    assert screened.asked == 4 and screened.reasons == {"not_found": 2} and len(screened.kept) == 2
+
+
+def test_excluded_papers_are_read_by_the_same_rules(server, tmp_path):
+    file = tmp_path / "benchmark.txt"
+    file.write_text("99000001\n12345678\n")
+    assert harvest.excluded(load(server)) == frozenset()
+    clean = gather(load(server), tmp_path)[2]
+    screened = gather(load(server, PAPERS_EXCLUDE=str(file)), tmp_path)[2]
+    assert screened.reasons["excluded"] == 1 and "excluded" not in clean.reasons
+    file.write_text("# nothing\n")
+    with pytest.raises(CourseError, match=r"PAPERS_EXCLUDE=.* holds no PMID"):
+        gather(load(server, PAPERS_EXCLUDE=str(file)), tmp_path)
+
+
+def test_a_deleted_id_is_not_found(tmp_path):
+    chosen = ["1", "2", "3"]
+    gone = Paper(paper_id="2", source="PubMed", title="", flags=("deleted",))
+    papers = [Paper(paper_id="1", source="PubMed", title="a"), gone, Paper(paper_id="9", source="PubMed", title="b")]
+    found = [(paper.paper_id, paper.flags) for paper in harvest.named(papers, chosen)]
+    assert found == [("1", ()), ("2", ("deleted",)), ("2", ("not found",)), ("3", ("not found",))]
 
 
 def test_a_query_is_sent_or_asked_of_the_archive(server, tmp_path):
@@ -263,6 +362,16 @@ def test_a_query_is_sent_or_asked_of_the_archive(server, tmp_path):
     _, route, screened = gather(chosen, tmp_path)
     assert route["sources"]["PubMed"]["got"] == 3 == screened.asked
     assert [paper.paper_id for paper in screened.kept] == ["99000003"]
+
+
+def test_another_query_can_be_tried(server, tmp_path):
+    kept = gather(load(server), tmp_path)[2].kept
+    found = harvest.try_query("nephritis[ti]", kept)
+    assert found and all("nephritis" in paper.title.lower() for paper in found) and len(found) < len(kept)
+    assert harvest.count(load(server), "nephritis[ti]", tmp_path / "raw") == len(server.records)
+    asked = len(server.seen)
+    assert harvest.count(load(server), "nephritis[ti]", tmp_path / "raw") == len(server.records)
+    assert len(server.seen) == asked and "retmax=0" in server.seen[-1][2]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"<html><p>hello</p></html>", b"hello", b"\x1f\x8bnonsense", b"cut"])
@@ -281,9 +390,10 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
     text = (SAMPLE / "pubmed.xml").read_text()
     (tmp_path / "b.xml").write_text(text.replace("Thymectomy in", "Newer: thymectomy in"))
     (tmp_path / "a.xml").write_text(text)
-    _, _, screened = gather(load(None, PAPERS_SOURCE="archive", PAPERS_ARCHIVE=str(tmp_path)), tmp_path)
+    chosen = load(None, PAPERS_SOURCE="archive", PAPERS_ARCHIVE=str(tmp_path))
+    _, route, screened = gather(chosen, tmp_path)
     titles = {paper.paper_id: paper.title for paper in screened.kept}
-    assert titles["99000021"].startswith("Newer") and screened.asked == 2 * 42
+    assert titles["99000021"].startswith("Newer") and screened.asked == route["sources"]["PubMed"]["got"]
     with pytest.raises(CourseError, match=r"holds no \.xml"):
         gather(load(None, PAPERS_SOURCE="archive", PAPERS_ARCHIVE=str(ROOT / "helpers")), tmp_path)
 
@@ -310,6 +420,12 @@ def test_the_ledger_keeps_loopback_answers_apart(server, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "raw" / "pubmed.jsonl").read_text().splitlines()]
     other = load(server, NCBI_EUTILS_BASE="https://eutils.ncbi.nlm.nih.gov/entrez/eutils")
     request = {"base": other.NCBI_EUTILS_BASE, "search": TOPIC.pubmed_query, "retmax": 375}
-    ledger = wire.Ledger(tmp_path / "raw" / "pubmed.jsonl")
-    assert ledger.get(request) is None
-    assert ledger.get(request | {"base": server.eutils}) is not None and {"key", "fetched", "body"} == set(lines[0])
+    kept = ledger.Ledger(tmp_path / "raw" / "pubmed.jsonl")
+    assert kept.get(request) is None
+    assert kept.get(request | {"base": server.eutils}) is not None
+    assert {"key", "fetched", "sha256", "body"} == set(lines[0])
+
+
+def test_arxiv_gives_no_more_than_it_has(server, tmp_path):
+    papers, short = preprints.search(load(server), "anything", 10**6, ledger.Ledger(tmp_path / "arxiv.jsonl"))
+    assert short is None and len(papers) == 8 and "max_results=100" in server.seen[-1][1]

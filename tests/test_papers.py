@@ -1,4 +1,4 @@
-"""Records parsed, screened and turned into rows."""
+"""Records parsed and screened."""
 
 import io
 import json
@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from helpers import harvest, rows, screening, settings, topics
+from helpers import harvest, screening, settings, topics
 from helpers.errors import CourseError
 from helpers.papers import Paper, Section, clean, read_papers, write_papers
 from helpers.paths import SAMPLE
@@ -18,9 +18,10 @@ LONG = " ".join(["Lupus is an autoimmune disease that affects many organs."] * 8
 
 
 @pytest.fixture(scope="module")
-def screened() -> screening.Screened:
+def screened(tmp_path_factory) -> screening.Screened:
     chosen, _ = settings.load({"PAPERS_SOURCE": "sample"}, environment={})
-    return screening.screen(harvest.collect(chosen, TOPIC).papers, TOPIC, chosen.MAX_PAPERS)
+    dropped = tmp_path_factory.mktemp("screened") / "dropped.jsonl"
+    return screening.screen(harvest.collect(chosen, TOPIC).papers, TOPIC, chosen.MAX_PAPERS, dropped)
 
 
 def parse(articles: str) -> list[Paper]:
@@ -220,82 +221,3 @@ def test_a_query_can_be_asked_of_a_paper(query, found):
 def test_a_query_that_does_not_parse_is_refused(query):
     with pytest.raises(CourseError, match="PAPERS_QUERY"):
         compile_query(query)
-
-
-def test_answers_are_the_papers_own_words(screened):
-    training, held_out = rows.build(screened.kept, seed=42, rows_per_paper=6)
-    sections = {p.key: p.abstract for p in screened.kept}
-    every = training + [row for unseen in held_out for row in unseen["rows"]]
-    for row in every:
-        start, stop = row["span"]
-        assert (
-            sections[row["source"], row["paper_id"]][row["section"]["number"]].text[start:stop] == row["completion"]
-        )
-        assert row["text"] == f"User: {row['prompt']}\n\nAssistant: {row['completion']}"
-    assert len(every) > 90 and {row["view"] for row in every} == {
-        "title_to_conclusion", "section_results", "section_methods", "section_background", "abstract"
-    }  # fmt: skip
-    assert len(held_out) == round(0.3 * len(screened.kept))
-    assert rows.build(screened.kept[::-1], 42, 6) == (training, held_out)
-    assert rows.build(screened.kept, 43, 6)[1] != held_out
-    assert max(Counter(r["paper_id"] for r in rows.build(screened.kept, 42, 2)[0]).values()) == 2
-
-
-def test_a_conclusion_is_found_in_an_unlabelled_abstract(screened):
-    (subject,) = (p for p in screened.kept if p.paper_id == "99000015")
-    row = rows.make_rows(subject, 6)[0]
-    assert row["view"] == "title_to_conclusion" and row["completion"].startswith(
-        "These findings suggest that symptoms"
-    )
-
-
-def test_a_label_inside_the_text_is_no_part_of_the_answer():
-    text = f"Background: {LONG} Conclusions: Lupus is treated with hydroxychloroquine in nearly all patients today."
-    row = rows.make_rows(paper(1, abstract=(Section(text=text),)), 1)[0]
-    assert row["completion"] == "Lupus is treated with hydroxychloroquine in nearly all patients today."
-
-
-def test_sentences_and_furniture():
-    text = "We used p < .05 vs. E. coli, i.e. none. It fell (Fig. 2). Trial registration: NCT01. © 2021 Elsevier."
-    assert [text[a:b] for a, b in rows.sentences(text)][:2] == [
-        "We used p < .05 vs. E. coli, i.e. none.",
-        "It fell (Fig. 2).",
-    ]
-    start, stop = rows.fit(text)
-    assert text[start:stop].endswith("(Fig. 2).")
-
-
-def test_near_duplicates_stay_on_one_side_and_leaks_are_caught(monkeypatch):
-    twins = [paper(n, abstract=paper(n // 2).abstract) for n in range(40)]
-    for seed in range(5):
-        training, held_out = rows.split(twins, seed)
-        assert not {int(p.paper_id) // 2 for p in training} & {int(p.paper_id) // 2 for p in held_out}
-        assert len(held_out) == 12
-    with pytest.raises(AssertionError, match="held-out"):
-        rows.check_no_leak(rows.make_rows(twins[0], 1), [{"source": "PubMed", "paper_id": "0", "title": "Other"}])
-    monkeypatch.setattr(rows, "split", lambda papers, seed: (papers[:2], papers[1:3]))
-    with pytest.raises(AssertionError, match="held-out"):
-        rows.build(twins, 1, 2)
-
-
-def test_a_users_rows_are_read_or_refused_by_number(tmp_path):
-    file = tmp_path / "mine.json"
-    good = {"text": "User: Why?\n\nAssistant: Because.", "source": "me", "paper_id": "1", "title": ""}
-    file.write_text(json.dumps([good, good]))
-    assert [(row["prompt"], row["completion"]) for row in rows.load_rows(file)] == [("Why?", "Because.")] * 2
-    for bad in (good | {"text": "hello"}, good | {"text": "User: a\n\nAssistant: "}, {"text": good["text"]}, 5):
-        file.write_text(json.dumps([good, bad, good, bad]))
-        with pytest.raises(CourseError, match="row 2, 4"):
-            rows.load_rows(file)
-    lines = tmp_path / "mine.jsonl"
-    lines.write_text(json.dumps(good) + "\n{torn\n")
-    with pytest.raises(CourseError, match=r"row 2\n"):
-        rows.load_rows(lines)
-    lines.write_text(
-        json.dumps(good) + "\n\n" + json.dumps(good | {"text": "a b", "prompt": "", "completion": "a b"})
-    )
-    assert [row["prompt"] for row in rows.load_rows(lines)] == ["Why?", ""]
-    for text in ("[]", "{}", "nonsense"):
-        file.write_text(text)
-        with pytest.raises(CourseError, match=r"mine\.json"):
-            rows.load_rows(file)
