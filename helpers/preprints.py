@@ -35,6 +35,13 @@ class Shifted(Transient):
         self.body = body
 
 
+WITHDRAWN = re.compile(
+    r"(?:this|the) (?:\w+ ){0,2}?(?:paper|submission|article|manuscript|preprint|version|work)"
+    r" (?:has been|was|is|have been)(?: temporarily)? withdrawn|withdrawn\b",
+    re.IGNORECASE,
+)
+
+
 @dataclass
 class Answer:
     """As much of a response as `arxiv.Client` looks at."""
@@ -185,10 +192,10 @@ class SavedPage:
 
 
 def read_result(result: arxiv.Result, fetched: str) -> Paper:
-    """One arXiv entry as a paper; withdrawn ones say so in their comment."""
+    """One arXiv entry as a paper; withdrawn ones say so in their comment, or where the abstract should be."""
     name = NAME.fullmatch(result.entry_id.strip())
     summary = clean(result.summary)
-    withdrawn = re.search(r"\bwithdrawn\b", f"{result.comment or ''} {summary[:200]}", re.IGNORECASE)
+    withdrawn = WITHDRAWN.search(clean(result.comment or "")) or WITHDRAWN.match(summary)
     return Paper(
         paper_id=name["base"],
         source="arXiv",

@@ -43,7 +43,7 @@ LOOKED_AT = [
     "MeshHeadingList",
 ]
 TAGS = [(f"<{name}>".encode(), f"</{name}>".encode()) for name in LOOKED_AT]
-MARKS = (b"retract", b"withdrawn", b"erratum", b"concern")  # in title, types or links: retracted, or a notice
+MARKS = (b"retract", b"withdrawn", b"erratumfor", b"published erratum", b"concern")  # retracted, or a notice
 SPECIAL = re.compile(rb"<[!?]")
 MARKUP = re.compile(rb"<[^<>]*>")
 HEADING = re.compile(rb"<DescriptorName[^<>]*>([^<]*)")

@@ -88,7 +88,7 @@ def screen(
     removes it. A kept paper whose text reads like instructions to a model gets the flag "instructions"; its text
     stays as it is. Memory grows with what is kept, and with what is retracted or excluded.
     """
-    with files.writing(dropped) as temporary, temporary.open("wb") as file:
+    with files.writing(dropped) as temporary, temporary.open("wb", buffering=2**20) as file:
         drops = Drops(file)
         asked, found = newest(papers, topic, excluded, drops)
         kept = choose(drop_doubles(found, drops), limit, drops)

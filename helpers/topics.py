@@ -19,8 +19,15 @@ RELATED_WEIGHT = 4
 THRESHOLD = 6
 CLAUSE = re.compile(r"[,;:.()]")
 BEFORE = 4  # words before a term that its abbreviation may be made of: systemic lupus erythematosus (SLE)
-EXPLAINED = re.compile(r"(?:[\s-]+\w+){0,2}\s*\(([A-Za-z][\w-]{1,7}?)s?[;,)]")
+EXPLAINED = re.compile(r"(?:[\s-]+\w+){0,2}\s*\(([A-Za-z]\w{1,7}?)s?[;,)]")
+WORD = re.compile(r"\w+")
 INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
+GENERAL = frozenset(  # words of many terms that many other papers have too
+    b"adult anti antibod associated chronic clinically disease diseases experimental idiopathic immun immune"
+    b" inclusion infectious inflammatory isolated mediated multiple onset person primary progressive related sensitiv"
+    b" syndrome system systemic tissue type".split()
+)
+EVERYWHERE = frozenset(b"a and by in of or the to with".split())
 LETTERS = bytes(ord(chr(n).lower()) if chr(n).isalnum() and n < 128 else 32 for n in range(256))
 
 
@@ -91,11 +98,12 @@ class Topic(BaseModel):
         related = not title and bool(self.pointers.search(self.unhidden(paper.title)))
         if all(term.isupper() for term in terms) and not related:
             return 0, sorted(terms)
-        explained = self.explained(f"{paper.title} {text}") - terms
-        own = any_of(explained)
-        title, abstract = title + own.findall(paper.title), abstract + own.findall(text)[len(explained) :]
+        own = self.explained(f"{paper.title} {text}") - terms
+        forms = own | {f"{short}s" for short in own}
+        title += [word for word in WORD.findall(paper.title) if word in forms]
+        abstract += [word for word in WORD.findall(text) if word in forms][len(own) :]
         score = TITLE_WEIGHT * len(title) + RELATED_WEIGHT * related + len(abstract)
-        return score, sorted({*terms, *title, *abstract})
+        return score, sorted(terms | own)
 
     def explained(self, text: str) -> set[str]:
         """The abbreviations in brackets after a term, or a word or two after it, that are made of its letters."""
@@ -133,19 +141,18 @@ class Topic(BaseModel):
 class Glance:
     """A quick look at a text: can it mention the topic at all? True wherever it holds a term or a MeSH heading.
 
-    A text passes when it has the words of some term, in any order. What a term needs is looked for in the term as
-    it would be in a text, so the two agree however words are cut and whichever of their beginnings is found.
+    A text passes when it has the words of some term, in any order. Most fail because they have no term's most telling
+    word. What a term needs is looked for in the term as it would be in a text, so the two agree however words are cut
+    and whichever of their beginnings is found.
     """
 
     def __init__(self, topic: Topic):
         self.topic = topic
         terms = sorted({*all_terms(topic), *topic.mesh})
         spelt = [stems(normalize(form, term)) for term in terms for form in ("NFC", "NFD")]
+        self.telling = beginnings({max(sorted(words), key=tells) for words in spelt})
         self.pattern = beginnings({stem for words in spelt for stem in words})
-        self.needed: dict[bytes, list[frozenset[bytes]]] = {}  # by the longest, which is seldom found
-        for words in spelt:
-            need = frozenset(self.pattern.findall(b" %b " % b" ".join(words).replace(b"*", b"")))
-            self.needed.setdefault(max(sorted(need), key=len), []).append(need)
+        self.needed = {frozenset(self.pattern.findall(padded(b" ".join(words)))) for words in spelt}
 
     def __reduce__(self) -> tuple:
         return Glance, (self.topic,)
@@ -153,14 +160,27 @@ class Glance:
     def __call__(self, text: str) -> bool:
         if any(map(text.__contains__, INVISIBLE)):
             text = text.translate(dict.fromkeys(map(ord, INVISIBLE)))
-        found = set(self.pattern.findall(b" %b " % text.encode().translate(LETTERS)))
-        return any(need <= found for stem in found & self.needed.keys() for need in self.needed[stem])
+        words = padded(text.encode())
+        if not self.telling.search(words):
+            return False
+        found = set(self.pattern.findall(words))
+        return any(need <= found for need in self.needed)
+
+
+def padded(raw: bytes) -> bytes:
+    """Words of ASCII letters and digits in lower case, spaces around each."""
+    return b" %b " % raw.translate(LETTERS)
+
+
+def tells(stem: bytes) -> tuple[bool, int]:
+    return len(stem) > 2 and stem.rstrip(b"*") not in GENERAL, len(stem)
 
 
 def stems(term: str) -> list[bytes]:
     """The words of a term in lower case, cut at every letter that is not ASCII; the last may end in `*`."""
     words = term.encode().translate(LETTERS).split()
-    return [*words[:-1], words[-1] + b"*"] if term.endswith("*") else words
+    words = [*words[:-1], words[-1] + b"*"] if term.endswith("*") else words
+    return [word for word in words if word not in EVERYWHERE]
 
 
 def beginnings(stems: Iterable[bytes]) -> re.Pattern:
