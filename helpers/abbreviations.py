@@ -1,6 +1,7 @@
 """Short forms that a paper defines, as in "giant cell arteritis (GCA)", and their long forms put back."""
 
 import re
+from collections.abc import Iterable
 
 from helpers.sentences import capitalised
 
@@ -16,6 +17,12 @@ NAMES = re.compile(  # words that keep their capital
     r"|Parkinson|Raynaud|Sj[oöӧ]gren|Still|Susac|Takayasu|Wegener|Wernicke|Japanese|Chinese|European|American|African"
     r"|Asian|Caucasian|German|Korea|India|Ital|French|France|Spain|Spanish|Turk|Brazil|Danish|Denmark|Swed"
     r"|China|Taiwan|Japan|Canad|Australia|Mediterranean|Egypt|Iran|Saudi|Norw|Finland|Finnish|Dutch|Newfoundland)"
+)
+ADJECTIVE = re.compile(r"(?:\b\w|\w(?:ive|ous|ary|ed|less|like)|(?<!clin)(?<!biot)ic)$")
+THING = re.compile(  # a word that makes the plural before it wrong: "glucocorticoids therapy"
+    r"\s(?!(?:is|are|was|were|had|has|have|do|did|can|could|may|might|will|would|and|or|but|nor|that|which|who|when"
+    r"|while|whereas|if|than|in|of|with|to|by|from|as|at|on|for|after|before|during|without|within|between|among"
+    r"|into|via|per|versus|vs|both|not|also|alone|only|\w+ed|\w+ing|\w+ly)\b)[A-Za-z]"
 )
 SHORT_FOR_ALL = """
 DNA RNA mRNA PCR RT-PCR ELISA HIV AIDS CT MRI USA UK US WHO FDA UV CI CIs SD SE SEM IQR BMI COVID-19 SARS-CoV-2
@@ -35,7 +42,11 @@ FREE = re.compile(  # what may follow a short form that is replaced
     r"s?(?![\w/+⁺])(?!\s?=)(?!-(?!(?:induced|treated|related|associated|derived|mediated|positive|negative|specific"
     r"|like|dependent|deficient|based|na[iï]ve|exposed|stimulated|infected|positivity)\b))"
 )
+PLURAL = re.compile(r"(?<!diabet)(?<!herp)(?:[^s'eiu]s|[^sx]es)$")
 CAPITALS = re.compile(r"(?<![\w⁺])(?=(?:[a-z]*[A-Z]){2})[A-Za-z]{2,}(?![\w⁺])")  # two or more, no digit
+CODE = re.compile(
+    r"\w\[[-−+\d]|\w \+ [A-Z][a-z]|(?<!\w)(?:[A-Z]{3,}\d+[A-Z]{2,}|CCP\d)(?!\w)"
+)  # of a visit, a sample, a kit
 
 
 def definitions(text: str) -> dict[str, str]:
@@ -85,6 +96,7 @@ def checked(short: str, letters: list[str], words: list[str]) -> str:
         or len([word for word in words if not SMALL.match(word)]) > len(letters)
         or len(long) < len(short) + 3
         or short in words
+        or ADJECTIVE.search(long)
         or NEVER.search(long)
     )
     return "" if doubtful else long
@@ -104,13 +116,22 @@ def expand(text: str, known: dict[str, str]) -> str:
         if start < 0 or f"({short}" in before:
             continue
         s, after = ("s", after[1:]) if after.startswith("s") else ("", after)
-        whole = plural(long) if s else long
+        whole = plural(long) if s else fitting(long, after)
+        if not whole:
+            continue
         inside = before.count("(") > before.count(")") or after.startswith("-")
         if short in after and f"({short}" not in after and not inside:
             whole = f"{whole} ({short}{s})"
         whole = capitalised(whole) if re.search(r"(?:^|[.!?]\s|\n)$", before) else whole
         text = re.sub(r"\b([Aa])n? $", rf"\1{'n' if vowel(long) else ''} ", before) + whole + after
     return text
+
+
+def fitting(long: str, after: str) -> str:
+    """A long form as it reads before `after`: in the singular before a noun; "" if that is not known for certain."""
+    if not PLURAL.search(long) or not THING.match(after):
+        return long
+    return singular(long) if after[1:2].islower() else ""
 
 
 def first_use(text: str, short: str) -> int:
@@ -135,7 +156,7 @@ def singular(long: str) -> str:
     """A long form in the singular; "" if it is none in the plural, or an irregular one."""
     if long.endswith("ies"):
         return f"{long[:-3]}y"
-    return long[:-1] if re.search(r"[^s'eiu]s$|[^sx]es$", long) and not long.endswith("ses") else ""
+    return long[:-1] if PLURAL.search(long) and not long.endswith("ses") else ""
 
 
 def vowel(word: str) -> bool:
@@ -143,12 +164,22 @@ def vowel(word: str) -> bool:
     return bool(re.match(r"(?!uni|eu|one|us[aeiu]|ur[aeio])[aeiou]", word, re.IGNORECASE))
 
 
-def obscure(text: str, title: str) -> bool:
-    """Whether a text holds an abbreviation that neither it nor the title nor common use explains."""
+def numbered(text: str) -> set[str]:
+    """The short forms with a digit that stand in brackets, but for names that need no long form."""
+    shorts = (match[1] for match in DEFINED.finditer(text))
+    return {short for short in shorts if re.match(r"(?=\D*\d)(?!IL|CD\d|TNF|IFN|TGF|HLA|miR)[A-Za-z]", short)}
+
+
+def obscure(text: str, title: str, numbered: Iterable[str] = ()) -> bool:
+    """Whether a text holds an abbreviation that neither it (up to there), nor the title, nor common use explains.
+
+    Short forms with digits look like the names of genes: they count if the paper explains them (`numbered`).
+    """
     initials = "".join(word[0] for part in title.split() for word in part.split("-") if word).upper()
-    for match in CAPITALS.finditer(text):
+    digits = [re.search(rf"(?<!\w){re.escape(short)}(?!\w)", text) for short in sorted(numbered)]
+    for match in (*CAPITALS.finditer(text), *filter(None, digits)):
         short = match[0].removesuffix("s")
-        explained = f"({short}" in text or short in title or short in initials or f"{short} = " in text
-        if not explained and short not in HARMLESS and (short.isupper() or sum(map(str.isupper, short)) > 2):
+        told = 0 <= text.find(f"({short}") < match.start() or short in title or f"{short} = " in text
+        if not told and short not in initials and short not in HARMLESS and not re.match(r"Ig[GAMED]", short):
             return True
-    return False
+    return CODE.search(text) is not None

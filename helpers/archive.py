@@ -76,8 +76,8 @@ def stream(path: Path, worth: Glance | None = None, fetched: str = "") -> Iterat
     """Every record of a file or folder, oldest file first, in constant memory (`worth`: see `parse_pubmed`).
 
     NLM's baseline (https://ftp.ncbi.nlm.nih.gov/pubmed/baseline/, new every December) and the update files that
-    follow it every day (https://ftp.ncbi.nlm.nih.gov/pubmed/updatefiles/) can be put in one folder as they are: their
-    numbers go on, so that by name the newest version of a record and its deletion come last. Beside each lies its md5.
+    follow it every day (https://ftp.ncbi.nlm.nih.gov/pubmed/updatefiles/) can be put in one folder as they are: by
+    name the newest version of a record and its deletion come last. Beside each lies its md5.
     A record counts as fetched on the day its file was last changed, unless `fetched` is given.
     Raises CourseError naming the file that is not PubMed XML or is cut short.
     """

@@ -57,7 +57,7 @@ class Reader:
 
 
 def read_files(files: list[File], worth: Glance | None = None) -> Iterator[tuple[File, Paper]]:
-    """Every record of every file, with its file, in the order of the files; as many at a time as there are processors.
+    """Every record of every file, with its file, in the order of the files; one for each processor at a time.
 
     Memory does not grow with the files: what a process has read waits on disk, and no more are started meanwhile.
     Raises CourseError naming the file that is not PubMed XML, is cut short, or could not be read.

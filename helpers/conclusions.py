@@ -1,39 +1,59 @@
 """Conclusions of papers as options, and the background that is given with them."""
 
+from collections import Counter
 from collections.abc import Iterable
 
-from helpers import distractors
+from helpers import abbreviations, distractors
+from helpers.facts import EMPTY
 from helpers.papers import Paper, normal
-from helpers.passages import text_of
+from helpers.passages import AIM, CONCLUDES, FOUND, text_of
 from helpers.reading import LATER, Place, Reading
 from helpers.sentences import complete, opens, split, tidy
 from helpers.topics import Topic
 
 BACKGROUND = 90  # words of background at most
-LENGTHS = 0.3  # how much longer or shorter than the right one another conclusion may be
+LENGTHS = 0.4  # how much longer or shorter than the right one another conclusion may be
+OFTEN = 2  # times a conclusion is a wrong option
 
 
 def find(papers: Iterable[Paper], topic: Topic, seed: int) -> list[tuple[Reading, Place, str, list[str]]]:
     """(reading, place, conclusion, three wrong ones) of every paper that has a background and neighbours.
 
-    The wrong ones are those of papers on the same disease that share most words with the title.
+    The wrong ones come from papers on the same disease, or name no disease; they share most words with title and
+    background, and none is wrong more than OFTEN times.
     """
     known = [(reading, concluding(reading)) for reading in (Reading(paper, topic) for paper in papers)]
-    found = []
+    found, used = [], Counter()
     for reading, own in known:
         if not own or not background(reading) or reading.disease == "other":
             continue
-        neighbours = [said for other, said in known if other.disease == reading.disease and other is not reading]
-        title = set(normal(reading.title).split())
+        others = ((other, said) for other, said in known if other is not reading)
+        neighbours = [(other.disease == reading.disease, other, said) for other, said in others]
+        about = subjects(f"{reading.title} {background(reading)}", topic)
         for place, right in own:
-            wrong = {fit for said in neighbours if (fit := nearest(right, [text for _, text in said]))}
-            ranks = {
-                said: (-len(title & set(normal(said).split())), distractors.fraction(seed, said)) for said in wrong
-            }
-            if len(ranks) >= 3:
-                found.append((reading, place, right, sorted(ranks, key=ranks.get)[:3]))
+            ranks = {}
+            for close, other, said in neighbours:
+                fit = nearest(right, [text for _, text in said])
+                shared = len(about & subjects(fit, topic))
+                if fit and used[fit] < OFTEN and (close or (shared and open_to(other, fit))):
+                    ranks[fit] = (not close, -shared, distractors.fraction(seed, fit))
+            wrong = sorted(ranks, key=ranks.get)[:3]
+            if len(wrong) == 3:
+                found.append((reading, place, right, wrong))
+                used.update(wrong)
                 break
     return found
+
+
+def open_to(other: Reading, said: str) -> bool:
+    """Whether a conclusion of another paper names no disease, so that it could be of this one."""
+    return not other.topic.mentions(abbreviations.expand(said, other.known)) and not abbreviations.obscure(said, "")
+
+
+def subjects(text: str, topic: Topic) -> set[str]:
+    """The longer words of a text that name something, without the diseases that all the options share."""
+    diseases = set(normal(" ".join(topic.mentions(text))).split())
+    return {word for word in normal(text).split() if len(word) > 4 and not EMPTY.match(word)} - diseases
 
 
 def concluding(reading: Reading) -> list[tuple[Place, str]]:
@@ -46,7 +66,8 @@ def concluding(reading: Reading) -> list[tuple[Place, str]]:
     said = [tidy(text[start:end]) for start, end in spans]
     if not said or not opens(said[0]) or not all(map(complete, said)) or LATER.search(said[0]):
         return []
-    ends = [spans[0][1]] if len(spans) == 1 or LATER.search(said[1]) else [spans[0][1], spans[1][1]]
+    second = len(spans) > 1 and CONCLUDES.match(text[slice(*spans[1])]) and not LATER.search(said[1])
+    ends = [end for _, end in (spans if second else spans[:1])]
     places = [Place(passage.number, passage.start + spans[0][0], passage.start + end) for end in ends]
     return [(place, conclusion(reading, place)) for place in places]
 
@@ -58,20 +79,29 @@ def conclusion(reading: Reading, place: Place) -> str:
 
 
 def nearest(right: str, others: list[str]) -> str:
-    """The first of `others` that is about as long as `right`; "" if none is."""
-    return next((said for said in others if abs(len(said) - len(right)) <= LENGTHS * len(right)), "")
+    """The first of `others` that is about as long as `right`, in as many sentences; "" if none is."""
+    fits = (said for said in others if abs(len(said) - len(right)) <= LENGTHS * len(right))
+    return next((said for said in fits if len(split(said)) == len(split(right))), "")
 
 
 def background(reading: Reading) -> str:
-    """The first whole sentences of the background, BACKGROUND words at most; "" if there is none."""
+    """The first whole sentences of the background, BACKGROUND words at most; "" if there is none.
+
+    They end with the aim; in an unlabelled abstract before the first finding, which could give the conclusion away.
+    """
     passage = reading.roles.get("background")
     if passage is None:
         return ""
     text = text_of(reading.paper, passage.number)[passage.start : passage.end]
+    labelled = len(reading.paper.abstract) > 1
     taken, words = [], 0
     for start, end in split(text):
         words += len(text[start:end].split())
-        if words > BACKGROUND or not complete(tidy(text[start:end])):
+        sentence = text[start:end]
+        aim, finding = AIM.search(sentence), FOUND.search(sentence)
+        if words > BACKGROUND or not complete(tidy(sentence)) or (finding and not labelled and not aim):
             break
-        taken.append(text[start:end])
+        taken.append(sentence)
+        if aim:
+            break
     return " ".join(taken)

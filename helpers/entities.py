@@ -49,14 +49,17 @@ MOLECULE = re.compile(
 )
 NO_MOLECULE = re.compile(
     r"(?:COVID|SARS|DAS|SF|ICD|PHQ|EQ|HAQ|PGA|PASI|ACR|MRI|EDSS|BASDAI|SRI|ASAS|DMF|CDAI|UC|CD|DM|DN|OCT|VAS|GAD|QOL"
-    r"|FEV|US|PM|RAW|PAM|BWF|SV|HEK|MES|THP|HK|LC|HMB|IC|PA)-?\d"
+    r"|FEV|US|PM|RAW|PAM|BWF|SV|HEK|MES|THP|HK|LC|HMB|IC|PA|ML|NS)-?\d"
 )
 CELL = re.compile(
-    r"\b(?:(?:CD\d+[⁺⁻+-]? ?)*(?:regulatory |memory |na[iï]ve |effector |cytotoxic |follicular helper |helper )?[TB]"
-    r" cells?|NK cells?|Th\d+ cells?|Tregs?|natural killer cells?|plasma cells|plasmablasts|keratinocytes|melanocytes"
-    r"|(?:plasmacytoid )?dendritic cells|macrophages?|monocytes|neutrophils|eosinophils|basophils|mast cells"
-    r"|platelets|fibroblast-like synoviocytes|synoviocytes|fibroblasts|osteoclasts|chondrocytes|podocytes|microglia"
-    r"|astrocytes|oligodendrocytes|lymphocytes|granulocytes|mesenchymal (?:stem|stromal) cells|endothelial cells"
+    r"\b(?:(?:CD\d+[⁺⁻+-]? ?)*(?:regulatory |memory |na[iï]ve |effector |cytotoxic |follicular helper "
+    r"|helper )?[TB]"
+    r" cells?|NK cells?|Th\d+ cells?|Treg(?:s| cells?)?|natural killer cells?|plasma cells|plasmablasts"
+    r"|keratinocytes|melanocytes|(?:plasmacytoid )?dendritic cells|macrophages?|monocytes|neutrophils"
+    r"|eosinophils|basophils|mast cells|platelets|fibroblast-like synoviocytes|synoviocytes|fibroblasts"
+    r"|osteoclasts|chondrocytes|podocytes"
+    r"|microglia|astrocytes|oligodendrocytes|lymphocytes|granulocytes|mesenchymal (?:stem|stromal) cells"
+    r"|endothelial cells"
     r"|epithelial cells|β[- ]cells|beta cells)(?![\w⁺⁻])",
     re.IGNORECASE,
 )
@@ -89,7 +92,7 @@ SORT = (
     r"(?:diseases?|disorders?|conditions?|syndromes?|vasculit\w+|arthrit\w+|inflammation|infection|complication|form"
     r"|manifestation|neoplasm|type|subtype|subset|group|proteins?|cytokines?|chemokines?|receptors?|inhibitors?"
     r"|enzymes?|(?:auto)?antibod(?:y|ies)|drugs?|agents?|agonists?|antagonists?|molecules?|hormones?|regulators?"
-    r"|mediators?|(?:bio)?markers?|genes?|transcription factors?|kinases?|cells?|component|cause|treatment|therapy"
+    r"|mediators?|genes?|transcription factors?|kinases?|cells?|component|cause"
     r"|technique|method|tool|test|index|score|scale|herb|compound|flavonoid|polyphenol|glycoprotein|glycoside"
     r"|peptide|metabolite|family|class|medication|lymphocytes)"
 )
@@ -163,4 +166,5 @@ def whole_words(terms: tuple[str, ...]) -> re.Pattern:
 def defined(sentence: str) -> str:
     """What a sentence such as "Vitiligo is a depigmenting skin disorder …" defines; "" if it defines nothing."""
     match = DEFINES.match(sentence)
-    return match["name"] if match and not NO_NAME.search(match["name"]) and len(match["name"]) > 2 else ""
+    name = match["name"] if match else ""
+    return name if len(name) > 2 and not NO_NAME.search(name) and not name.endswith(("disorders", "diseases")) else ""

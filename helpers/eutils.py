@@ -223,7 +223,7 @@ class PubMed:
                 "take them out of the file that PAPERS_IDS names",
             )
         return CourseError(
-            f"PubMed answers, but not as it should: {lost[0]}",
+            f"PubMed's answers are not complete: {lost[0]}",
             "run stage 3 again in a while: what was fetched is kept; or read PubMed's file: PAPERS_SOURCE=archive",
         )
 
@@ -234,7 +234,8 @@ def total(batches: Iterable[Batch]) -> int:
 
 def refused(error: Refused) -> CourseError:
     return CourseError(
-        f"PubMed refused the request: {error}", "check PAPERS_QUERY and the topic's query, then run again"
+        f"PubMed refused the request: {error}",
+        "check what was asked for (PAPERS_QUERY or the topic's query, PAPERS_IDS) and NCBI_API_KEY, then run again",
     )
 
 

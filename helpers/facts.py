@@ -5,21 +5,25 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from helpers import abbreviations, flips, gaps, leaks, wordings
+from helpers import abbreviations, entities, flips, gaps, leaks, wordings
 from helpers.distractors import mentioned
 from helpers.passages import text_of
 from helpers.reading import Place, Reading
 
 SHOWN = leaks.LENGTH - 1  # words of a sentence that a probe may show, the answer's among them
-AFTER = 3  # of these at most so many after the answer
+AFTER = 3  # of these at most so many after the answer,
+OBJECT = 5  # after a direction, so that what it is of is named
 LEAST = 2  # telling words among them
+MOST, LONGEST = 3, 7  # keywords, and words of one
+ALONE = 2  # words of a keyword that is the only one
+STEM = 5  # letters that tell a name from others
 CLAUSE = re.compile(r"[()\[\]“”\";:]")
 STOP = re.compile(  # where a phrase of a title ends: punctuation, small words, verbs
     r"[^\w\s'’⁺/-]+|-(?!\w)|(?<!\w)-|(?<![\w-])(?:the|an?|of|in|on|for|with|and|or|to|by|from|as|at|is|are|was|were"
     r"|be|via|through|after|before|during|between|among|amongst|versus|vs|its|their|who|which|that|using|based|under"
     r"|into|than|do|does|not|no|what|how|can|against|about|within|without|following|towards?|my|we|our|it|have|has"
     r"|there|more|reported|treat\w+|complicated|predicting|evaluating|identif\w+|reveals?|shows?|going|burdened"
-    r"|derived|presents?|presented|mimicking"
+    r"|derived|presents?|presented|mimicking|like|rather|outstrips|when|where|tracking|throughout|related|associated|admitted|receiving|belonging|interven\w+|(?:19|20)\d\d"
     rf"|{flips.VERB_STEMS}(?:s|es|ies|e|ed|ing|y))(?![\w-])",
     re.IGNORECASE,
 )
@@ -34,7 +38,33 @@ EMPTY = re.compile(  # words of a title that say nothing of its subject
     r"|determination|perspectives?|diagnosis|prognostic|further|different\w*|specific|function|levels?|changes?"
     r"|first|two|three|single|large|small|low|high|type|general|considerations|applications|treatments|narrative"
     r"|scoping|comprehensive|network|follow-up|validation|development|rationale|design|frequency|prevalence|role"
-    r"|critical|responses?|going|beyond|\d+)$",
+    r"|critical|responses?|longitudinal|observational|concise|work|double-blind(?:ed)?|serious|adverse|preliminary|altered|future|directions|diverse|years|\d+-\d+|real|world|results|going|beyond|\d+)$",
+    re.IGNORECASE,
+)
+
+
+HANGS = re.compile(  # a word after which something must come
+    r"(?:the|an?|of|in|on|for|with|and|or|to|by|from|as|at|than|vs\.?|versus|between|among|after|before|during|within"
+    r"|per|its|their|both|that|which|who|was|were|is|are|had|has|have|not|compared|into|only|more|all|part|rather|over|due|such|thanks|coupled|[TB]|\w+ly|bowel|juvenile|(?:auto)?immune|multiple|rheumatoid|in-\w+|\w+['’]|\w+(?:ive|ous|ic|tory|(?<!viv)(?<!hospit)(?<!tri)(?<!interv)al))[,;]?$",
+    re.IGNORECASE,
+)
+ODD = re.compile(  # unlike the other drugs: made by the body, a toxin, a procedure
+    r"(?:insulin|cortisol|testosterone|thiamine|heparin|imiquimod|streptozotocin|cuprizone|plasma"
+    r"|rapamycin|vitamin|probiotic)",
+    re.IGNORECASE,
+)
+OPEN = re.compile(r"(?:and|or|vs\.?|versus|to|than|while|whereas|but|from(?= $))[, ]*$", re.IGNORECASE)
+BE = re.compile(r"\b(?:is|are|was|were|had|has|have)\b")
+BROKEN = re.compile(rf"{CLAUSE.pattern}|\brespectively,?|\bbut\b")
+LEADS = re.compile(r"(?:-.*|\W*|and|or|but|as|so|while|whereas|which|that|[\d.,%]+)[,;]?$", re.IGNORECASE)
+BREAK = re.compile(
+    r"(?:while|whilst|but|whereas|although|though|because|when|if|that|which|who|\W*\d.*)$", re.IGNORECASE
+)
+VAGUE = re.compile(  # a word that does not say what was measured or counted
+    r"(?:\w+(?:ed|ly)|baseline|populations?|groups?|arms?|controls?|overall|average|median|means?|totals?|values?|years?"
+    r"|months?|weeks?|about|approximately|among|between|after|before|during|within|without|there|their|these|those"
+    r"|which|where|compared|respectively|estimate[sd]?|participants|subjects|individuals|cases?|Japanese|Chinese"
+    r"|range|ratio|least|increase|decrease|significantly|authors|found|showed|underwent|received|similar|develop|activit(?:y|ies)|disease|periods?|follow-up|duration|additional|only|other|total|pooled|however)[,;]?$",
     re.IGNORECASE,
 )
 
@@ -42,7 +72,8 @@ EMPTY = re.compile(  # words of a title that say nothing of its subject
 class Fact(NamedTuple):
     """`right` at `place` is what is asked for; `left` and `tail` are the words before and after it.
 
-    `kind` is number, direction, or the kind of a name.
+    `kind` is number, direction, or the kind of a name; `about` the name the sentence begins with, if `left` is
+    without it.
     """
 
     kind: str
@@ -50,6 +81,7 @@ class Fact(NamedTuple):
     right: str
     left: str
     tail: str
+    about: str = ""
 
     @property
     def shown(self) -> str:
@@ -57,15 +89,13 @@ class Fact(NamedTuple):
 
 
 def find(reading: Reading) -> Iterator[Fact]:
-    """A number, a name and a direction of each sentence that stands alone, where they can be asked well."""
+    """The numbers, names and directions of the sentences that stand alone, where they can be asked well."""
     for place, _, said in reading.sentences:
         turned = flips.telling(said)
         up_or_down = turned and turned[0] in flips.UP | flips.DOWN
         directions = [gaps.Gap("direction", *turned.span())] if up_or_down else []
         for found in (gaps.numbers(said), reading.names(said), directions):
-            facts = (fact for gap in found if (fact := fact_at(reading, place, said, gap)))
-            if fact := next(facts, None):
-                yield fact
+            yield from filter(None, (fact_at(reading, place, said, gap) for gap in found))
 
 
 def fact_at(reading: Reading, place: Place, said: str, gap: gaps.Gap) -> Fact | None:
@@ -73,29 +103,89 @@ def fact_at(reading: Reading, place: Place, said: str, gap: gaps.Gap) -> Fact | 
     unit = re.match(r"\s?%|-fold", said[gap.end :]) if gap.kind == "number" else None
     end = gap.end + (unit.end() if unit else 0)
     right = said[gap.start : end]
-    left, tail = window(said[: gap.start], said[end:], SHOWN - count([right]))
+    left, tail = window(said[: gap.start], said[end:], SHOWN - count([right]), gap.kind)
     original = text_of(reading.paper, place.number)[place.start : place.end]
-    if not left or original.count(right) != 1 or mentioned(right, f"{reading.title} {left} {tail}"):
+    about = beginning(reading, said[: gap.start], left)
+    shown = f"{reading.title} {about} {left} {tail}"
+    if not left or original.count(right) != 1 or mentioned(right, shown):
+        return None
+    if gives_itself_away(reading, gap.kind, right, left, tail, shown):
         return None
     start = place.start + original.index(right)
-    return Fact(gap.kind, Place(place.number, start, start + len(right)), right, left, tail)
+    return Fact(gap.kind, Place(place.number, start, start + len(right)), right, left, tail, about)
 
 
-def window(before: str, after: str, words: int) -> tuple[str, str]:
+def beginning(reading: Reading, before: str, left: str) -> str:
+    """The name a sentence begins with, unless the words left of the gap hold it; "" if it begins with none."""
+    near = len(" ".join(before.split()[:6]))
+    found = entities.find(before, reading.topic, reading.headings)
+    name = next((before[e.start : e.end] for e in found if e.end <= near), "")
+    return "" if mentioned(name, left) else abbreviations.uncapitalised(name)
+
+
+def gives_itself_away(reading: Reading, kind: str, right: str, left: str, tail: str, shown: str) -> bool:
+    """Whether grammar or what is `shown` points to one option: "an increased", "dexamethasone pulse"."""
+    article = re.search(r"\ban?$", left, re.IGNORECASE)
+    if kind == "number":
+        return bool(article) or bool(re.search(r"(?:^|\s)[A-Z][\w-]+$|,$", left))
+    if kind == "direction":
+        turned = abbreviations.vowel(right) != abbreviations.vowel(flips.opposite(right))
+        return bool(article and turned) or bool(re.match(r"than \W*\d", tail))
+    stem = re.match(r"[^\W\d_]*", right)[0][:STEM]
+    groups = (own for own in reading.topic.by_disease.values() if own.search(right.lower()))
+    return (
+        bool(ODD.match(right))
+        or bool(re.search(r"\d|\bpulse|\binfections?\b", tail))
+        or bool(
+            re.search(
+                r"-(?:associated|induced|related|mediated|positive)$|\b(?:epidermal|synovial|endogenous|diabetic)$|inhibitor",
+                left,
+            )
+        )
+        or (len(stem) > 2 and re.search(rf"\b{stem}", shown, re.IGNORECASE))
+        or any(own.search(shown.lower()) for own in groups)
+    )
+
+
+def window(before: str, after: str, words: int, kind: str) -> tuple[str, str]:
     """The last words before a gap and the first ones after it, `words` in all; ("", "") if they tell too little.
 
-    Neither goes beyond a bracket, those after it not beyond a comma.
+    Neither goes beyond a bracket, those after it not beyond a comma. Before a number it must be said what was
+    measured, after a direction of what it is.
     """
-    left = CLAUSE.split(before)[-1].split() if before.endswith(" ") else []
-    tail = re.split(rf"{CLAUSE.pattern}|,|\.(?:\s|$)", after)[0].split() if re.match(r"\s|[.,;:]", after) else []
-    tail = first_words(tail, AFTER)
+    left = BROKEN.split(before)[-1].split() if before.endswith(" ") else []
+    after = re.split(rf"{CLAUSE.pattern}|,|\.(?:\s|$)", after)[0].split() if re.match(r"\s|[.,;:]", after) else []
+    tail = whole_tail(after, AFTER)
+    if kind == "direction" and len(tail) < len(first_words(until_break(after), AFTER)):
+        tail = whole_tail(after, OBJECT)
     left = first_words(left[::-1], words - count(tail))[::-1]
+    while left and (LEADS.match(left[0]) or (kind == "direction" and left[0] == "of")):
+        left = left[1:]
     tail = first_words(tail, words - count(left))
     telling = [word for word in left + tail if len(word) > 4 and not EMPTY.match(word)]
-    hanging = left and left[-1].lower().strip(",") in ("and", "or", "vs", "vs.", "versus", "to", "than")
-    if len(left) < 2 or len(telling) < LEAST or hanging:
+    hanging = left and OPEN.match(left[-1] if tail else f"{left[-1]} ")
+    if not left:
         return "", ""
-    return " ".join(left), " ".join(tail)
+    cut = kind == "direction" and after and (not tail or after[len(tail) : len(tail) + 1] == ["of"])
+    cut = cut or (kind == "number" and left[0].lower() == "of")
+    cut = cut or (kind == "direction" and not tail and not BE.search(" ".join(left)))
+    if len(left) < 2 or len(telling) < LEAST or hanging or cut or (tail and HANGS.match(tail[-1])):
+        return "", ""
+    measured = any(len(w) > 3 and not (EMPTY.match(w) or VAGUE.match(w) or HANGS.match(w)) for w in left)
+    return (" ".join(left), " ".join(tail)) if measured or kind not in wordings.PROBES else ("", "")
+
+
+def whole_tail(parts: list[str], most: int) -> list[str]:
+    """The first of `parts` that hold at most `most` words, without a last word that leaves something open."""
+    tail = first_words(until_break(parts), most)
+    while tail and HANGS.match(tail[-1]):
+        tail = tail[:-1]
+    return tail
+
+
+def until_break(parts: list[str]) -> list[str]:
+    """The parts up to another clause or another number."""
+    return parts[: next((n for n, part in enumerate(parts) if BREAK.match(part)), len(parts))]
 
 
 def first_words(parts: list[str], most: int) -> list[str]:
@@ -123,22 +213,32 @@ def by_turns(found: list[Fact]) -> list[Fact]:
     return [fact for _, _, fact in sorted(turns, key=lambda turn: turn[:2])]
 
 
-def keywords(title: str) -> list[str]:
-    """Two or three phrases that name what a title is about, in another order than the title's; [] if it has none."""
-    phrases = []
-    for stretch in STOP.split(title):
-        words = [word for word in stretch.split() if word.strip("-'’/")]
-        while words and EMPTY.match(words[0]):
-            words = words[1:]
-        while words and EMPTY.match(words[-1]):
-            words = words[:-1]
-        phrase = " ".join(words[-3:]).strip("-/'’")
-        if len(phrase) > 3:
-            phrases.append(phrase)
-    unique = list(dict.fromkeys(phrases))
-    best = sorted(unique, key=lambda phrase: (-len(phrase), unique.index(phrase)))[:3]
+def keywords(reading: Reading, about: str = "") -> list[str]:
+    """Phrases that name what a paper is about, MOST at most; [] if its title has none, or but a short one.
+
+    `about` comes first, then phrases of the title in another order than the title's. A single word must be a name.
+    """
+    title = reading.title
+    names = {title[e.start : e.end].lower() for e in entities.find(title, reading.topic, reading.headings)}
+    unique = list(dict.fromkeys(phrase for stretch in STOP.split(title) if (phrase := subject(stretch, names))))
+    unique = [phrase for phrase in unique if not any(phrase in other for other in unique if other != phrase)]
+    best = sorted(unique, key=lambda phrase: (-len(phrase), unique.index(phrase)))[:MOST]
     found = [lowered(phrase, title) for phrase in reversed(unique) if phrase in best]
-    return found if len(found) > 1 else []
+    if about and not any(mentioned(about, phrase) for phrase in found):
+        found = [about, *found[: MOST - 1]]
+    return found if len(found) > 1 or any(len(phrase.split()) >= ALONE for phrase in found) else []
+
+
+def subject(stretch: str, names: set[str]) -> str:
+    """What a stretch of a title names, without empty words around it; "" if that is nothing, or too much."""
+    words = [word for word in stretch.split() if word.strip("-'’/")]
+    while words and EMPTY.match(words[0]):
+        words = words[1:]
+    while words and EMPTY.match(words[-1]):
+        words = words[:-1]
+    phrase = " ".join(words).strip("-/'’")
+    named = len(words) > 1 or phrase.lower() in names
+    return phrase if len(phrase) > 3 and len(words) <= LONGEST and named else ""
 
 
 def lowered(phrase: str, title: str) -> str:
@@ -152,4 +252,4 @@ def lowered(phrase: str, title: str) -> str:
 
 def listed(words: list[str]) -> str:
     """ "a, b and c"."""
-    return f"{', '.join(words[:-1])} and {words[-1]}"
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -40,9 +40,14 @@ VERB_STEMS = (  # what titles say one thing does to another
 )
 HEDGED = re.compile(  # what does not commit itself has no opposite
     r"\b(?:may|might|could|can|whether|if|possibl[ey]|potential(?:ly)?|unclear|unknown|likely to|seems?|appears?"
-    r"|hypothes\w+|suggest\w*|should|would|aim\w*|controversial|remains?|trend|tended|tend|no evidence)\b",
+    r"|hypothes\w+|suggest\w*|should|would|aim\w*|controversial|remains?|trend|tended|tend|no evidence"
+    r"|not (?:statistically )?significant)\b",
     re.IGNORECASE,
 )
+MEASURED = re.compile(
+    r"(?: [\w-]+){0,4}? (?:from .{1,60}? to\b|to (?:an? |about |only )?[\d(])"
+)  # its numbers tell the direction
+CONTRAST = re.compile(r"\b(?:while|whereas|but|although|because)\b(?P<rest>.*)")
 NEGATED = re.compile(r"\b(?:not|no|nor|neither|never|without|none|to|cannot|for|by) (?:[\w-]+ ){0,2}$", re.IGNORECASE)
 
 
@@ -66,10 +71,20 @@ def telling(statement: str) -> re.Match | None:
 
     Of several the first; associations and other verbs only where no direction is named.
     """
-    if HEDGED.search(statement):
+    if HEDGED.search(statement) or contrasted(statement):
         return None
-    free = [match for match in WORD.finditer(statement) if not NEGATED.search(statement[: match.start()])]
+    free = [
+        match
+        for match in WORD.finditer(statement)
+        if not (NEGATED.search(statement[: match.start()]) or MEASURED.match(statement, match.end()))
+    ]
     return min(free, key=lambda match: (match[0].lower() in LAST, match.start()), default=None)
+
+
+def contrasted(statement: str) -> bool:
+    """Whether a statement sets one direction against another, or explains it: half of it cannot be turned round."""
+    match = CONTRAST.search(statement)
+    return bool(match and WORD.search(match["rest"]) and WORD.search(statement[: match.start()]))
 
 
 def opposite(word: str) -> str:

@@ -18,7 +18,7 @@ NO_RESULT = re.compile(  # what makes the number after it a name, a date, a rang
     r"(?:\b[pP]\s?[=<>≤]|\b[pP][- ]values?(?: of| was| were)?|±|×|\bper"
     r"|\b(?:type|phase|grade|stage|class|group|part|week|month|day|year|aged?|vs\.?|versus|version|level|model|factor"
     r"|chromosome|vitamin|visit|step|cohort|cluster|table|figure)"
-    r"|\d%? (?:to|and|or)"
+    r"|\d%? (?:to|and|or)|\d (?:days|weeks|months|years) to"
     r"|\b(?:CI|confidence intervals?|range[ds]?|IQR|SD|SE)\b[^()]*)\s?$"
 )
 COUNTED = re.compile(
@@ -27,6 +27,13 @@ COUNTED = re.compile(
     r"|autoantibodies|antibodies|SNPs|RCTs|articles|records|publications|reports|mice|rats|weeks|months|years|days"
     r"|times|mg|µg|kg|episodes|cent(?:er|re)s|countries|pregnancies|eyes|lesions|relapses|deaths|events|points?"
     r"|\w*RNAs)\b"
+)
+
+VERSION = re.compile(r"\b[A-Z][A-Za-z]+ \d+\.\d+$")  # of a program
+HALF = re.compile(r"\b(?:[TB]|inhibitors? of|target of|vascular) $")  # before what is half a name
+REST = re.compile(  # after it
+    r"[-/)]| \([A-Z]| (?:proteins?|peptides?|antigens?|(?:auto)?antibod\w+|receptors?|inhibit(?:or|ion)s?"
+    r"|(?:ant)?agonists?|blockers?|blockade|kinases?|inflammasomes?|viruse?s?|complex(?:es)?|pulses?|pumps?|cells?)\b"
 )
 
 
@@ -50,6 +57,7 @@ def numbers(sentence: str) -> list[Gap]:
         else:
             fits = match["unit"] or ((COUNTED.match(after) or re.search(r"[.·]", value)) and not YEAR.match(value))
         gap = Gap("number", *match.span("value"))
+        fits = fits and (match["unit"] or not VERSION.search(sentence[: match.end()]))
         if fits and once(sentence, gap):
             found.append(gap)
     return found
@@ -63,7 +71,8 @@ def names(sentence: str, title: str, found: Iterable[Entity]) -> list[Gap]:
         if once(sentence, entity)
         and sentence[entity.start : entity.end].lower().rstrip("s") not in title.lower()
         and not sentence[: entity.start].endswith(("(", "-", "/"))
-        and not re.match(r"[-/)]| \([A-Z]", sentence[entity.end :])
+        and not HALF.search(sentence[: entity.start])
+        and not REST.match(sentence, entity.end)
     ]
     return sorted(fit, key=lambda gap: (ORDER.index(gap.kind), gap.start))
 

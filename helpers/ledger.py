@@ -2,7 +2,6 @@
 
 import json
 from datetime import date
-from hashlib import sha256
 from pathlib import Path
 
 from helpers.files import append_jsonl, sha256_of
@@ -10,7 +9,7 @@ from helpers.pace import locked
 
 
 class Ledger:
-    """Answers by request: {"key", "fetched", "sha256", "body"} a line; of two with one key the later counts.
+    """Answers by request: {"sha256", "key", "fetched", "body"} a line; of two with one key the later counts.
 
     A line torn by a kill or damaged since is passed over, so its request is made again and nothing else is.
     Threads and processes may share the file.
@@ -40,10 +39,10 @@ class Ledger:
 
     def keep(self, request: dict, body: bytes) -> tuple[bytes, str]:
         """Append an answer in UTF-8; it is on disk when this returns."""
-        entry = {"key": sha256_of(request), "fetched": date.today().isoformat(), "sha256": sha256(body).hexdigest()}
+        entry = {"key": sha256_of(request), "fetched": date.today().isoformat(), "body": body.decode()}
         with locked("ledger"):
             end = self.path.stat().st_size if self.path.exists() else 0
-            append_jsonl(self.path, [entry | {"body": body.decode()}])
+            append_jsonl(self.path, [{"sha256": digest(entry)} | entry])
             with self.path.open("rb") as file:
                 file.seek(end)
                 closed = file.read(1) == b"\n"  # a torn line before this one
@@ -51,10 +50,14 @@ class Ledger:
         return body, entry["fetched"]
 
 
+def digest(entry: dict) -> str:
+    return sha256_of([entry["key"], entry["fetched"], entry["body"]])
+
+
 def read_entry(line: bytes) -> dict | None:
     """The entry in a line of the file, if all of it is there as it was written."""
     try:
         entry = json.loads(line)
-        return entry if sha256(entry["body"].encode()).hexdigest() == entry["sha256"] else None
+        return entry if digest(entry) == entry["sha256"] else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -12,13 +12,17 @@ TITLE, ABSTRACT = -1, -2  # section numbers of the title, and of the whole abstr
 INLINE = re.compile(
     r"(?:^|(?<=[.!?)]\s)|(?<=[.!?)]))(?P<label>Background(?: and (?:aims?|purpose|objectives?))?|Introduction"
     r"|Objectives?|Aims?|Purpose|Rationale|(?:(?:Patients|Materials?|Subjects) and )?[Mm]ethods?|Design|Results?"
-    r"|Discussion|(?:Main )?[Ff]indings?|Conclusions?|Interpretation)(?:: ?| [-–—] )(?=\S)"
+    r"|Discussion|(?:Main )?[Ff]indings?|Conclusions?|Interpretation|Case (?:[Pp]resentation|[Rr]eport|[Dd]escription"
+    r"|[Ss]ummary))(?:: ?| [-–—] )(?=\S)"
 )
 WE = r"(?:[Ww]e|[Tt]he authors)"
-AIM = re.compile(
+PURPOSE = re.compile(
     r"\b(?:aims?|objectives?|purpose|goal) (?:of|was|is|were|are)\b"
     r"|\b(?:aims?|aimed|sought|set out|intend(?:s|ed)?) to\b"
-    rf"|\b{WE} (?:\w+ )?(?:aimed|sought|investigat|examin|evaluat|assess|compare|stud(?:y|ied)|explor|hypothesi|test"
+)
+AIM = re.compile(
+    rf"{PURPOSE.pattern}|\b{WE} (?:\w+ )?(?:aimed|sought|investigat|examin|evaluat|assess|compare|stud(?:y|ied)"
+    r"|explor|hypothesi|test"
     r"|determin|analy[sz]e|describe|report(?! that)|review|present|discuss|focus|summari[sz]e|highlight(?! that)"
     r"|provide|performed|conducted|used|hereby|have focused)"
     r"|\b(?:study|review|article|paper|work) (?:\w+ )?(?:aim|investigat|examin|evaluat|assess|compare[sd]|explor"
@@ -42,6 +46,7 @@ DONE = re.compile(
     rf"|searched"
     r"|reviewed|developed|generated|established|co-?cultured|constructed|transfected|isolated)\b"
 )
+CASE = re.compile(r"\b(?:report|present|describe)(?:s|ed)? (?:\w+ ){0,4}(?:case|patient)s?\b|\b\d+-year-old\b")
 CONCLUDES = re.compile(
     r"(?:In (?:conclusion|summary)|To (?:conclude|summari[sz]e)|Taken together|Collectively|Altogether|[Ww]e conclude"
     r"|Thus|Therefore|Hence|Together|Conclusively|In short|Overall, (?:our|these|this|the))\b"
@@ -85,11 +90,21 @@ def passages(paper: Paper) -> dict[str, Passage]:
 
 
 def labelled(sections: tuple[Section, ...]) -> dict[str, Passage]:
-    """Of several sections with one role the longest; what was measured is a method, limitations have no role."""
+    """Of several sections with one role the longest; what was measured is a method, limitations have no role.
+
+    Nor have the treatment and the outcome of one patient.
+    """
     found: dict[str, Passage] = {}
+    one = any(re.search("PATIENT CONCERN|DIAGNOS[EI]S$", section.label.upper()) for section in sections)
     for number, section in enumerate(sections):
         label = section.label.upper()
-        role = "methods" if "MEASURE" in label else "" if "LIMITATION" in label else section.role
+        role = (
+            "methods"
+            if "MEASURE" in label
+            else ""
+            if "LIMITATION" in label or (one and "INTERVENTION" in label)
+            else section.role
+        )
         if role and (role not in found or len(section.text) > found[role].end):
             found[role] = Passage(number, 0, len(section.text))
     return found
@@ -109,7 +124,8 @@ def headed(text: str) -> dict[str, Passage]:
 def worded(text: str) -> dict[str, Passage]:
     """Parts of an unlabelled text, told by the wording of its sentences; {} where it does not say enough.
 
-    Background ends with the aim, results begin with the first finding after it, conclusions with a phrase such as
+    Background ends with the aim, or before it where it tells what was done; results begin with the first finding
+    after it, conclusions with a phrase such as
     "These findings suggest" among the last sentences. What lies between aim and results is the methods if every
     sentence of it says what was done.
     """
@@ -120,8 +136,11 @@ def worded(text: str) -> dict[str, Passage]:
     least = max(len(said) - 4, (len(said) + 1) // 2, 1)
     last = next((n for n in range(least, len(said)) if CONCLUDES.match(said[n])), len(said))
     first = next((n for n in range(aim + 1, last) if FOUND.search(said[n]) and not AIM.search(said[n])), last)
-    if aim < last:
-        found["background"] = Passage(0, spans[0][0], spans[aim][1])
+    end = aim + (not told(said[aim])) if aim < last else 0
+    if end:
+        found["background"] = Passage(0, spans[0][0], spans[end - 1][1])
+    if any(PURPOSE.search(s) or CASE.search(s) for s in said[last:]):
+        return found
     if last < len(said):
         found["conclusions"] = Passage(0, spans[last][0], spans[-1][1])
     if first < last < len(said):
@@ -129,3 +148,9 @@ def worded(text: str) -> dict[str, Passage]:
         if aim + 1 < first and all(DONE.search(s) for s in said[aim + 1 : first]):
             found["methods"] = Passage(0, spans[aim + 1][0], spans[first - 1][1])
     return found
+
+
+def told(sentence: str) -> bool:
+    """Whether a sentence that reads like an aim says what was done, or whose case it is."""
+    done = DONE.search(sentence) and (not PURPOSE.search(sentence) or sentence.startswith("With the aim"))
+    return bool(CASE.search(sentence) or done)

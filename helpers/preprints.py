@@ -124,7 +124,8 @@ def read_page(body: bytes, page_size: int) -> tuple[int, tuple[str, ...]]:
     expected = min(page_size, int(total) - int(start if re.fullmatch("[0-9]{1,9}", start) else 0))
     ids = tuple(map(read_id, entries))
     if not ids or len(set(ids)) < expected:
-        raise Unfit(f"a page of {len(set(ids))} papers where {max(expected, 1)} were promised")
+        promised = f"{expected} were promised" if int(total) else "there should be some"
+        raise Unfit(f"a page of {len(set(ids))} papers where {promised}")
     return int(total), ids
 
 

@@ -24,8 +24,9 @@ KEYS = frozenset(
     | {"disease"}
 )
 OF_A_PAPER = 4  # items in all
-AT_MOST = {"recall": 4, "transfer": 3, "reading": 1}  # items of one paper
+AT_MOST = {"recall": 4, "transfer": 4, "reading": 1}  # items of one paper
 MOST = 300  # items of one instrument
+MANY = 4  # facts looked at for each item
 
 
 def build(
@@ -38,14 +39,15 @@ def build(
     """
     papers = list(papers)
     sides = sort_out(papers, training, held_out)
+    pool = names_of(ranked([*sides["training"], *sides["held_out"]], seed)[: MANY * most], topic)
     unseen = [row for paper in held_out for row in paper["rows"]]
     items = [
-        *ask_facts("recall", sides["training"], training, topic, seed, most),
-        *ask_facts("transfer", sides["held_out"], unseen, topic, seed, most),
         *ask_conclusions(ranked(sides["held_out"], seed)[: 4 * most], topic, seed),
+        *ask_facts("recall", sides["training"], training, topic, seed, most, pool),
+        *ask_facts("transfer", sides["held_out"], unseen, topic, seed, most, pool),
     ]
     leaking = {leak.tested for leak in leaks.find(training, leaks.asked(items))}
-    kept = limited([item for item in items if item["id"] not in leaking], most)
+    kept = limited(of_a_paper(item for item in items if item["id"] not in leaking), most)
     done = sorted(spread(kept, seed), key=lambda item: item["id"])
     validate(done, training, held_out, papers, topic)
     return done
@@ -71,16 +73,15 @@ def ranked(papers: Iterable[Paper], seed: int) -> list[Paper]:
 
 
 def ask_facts(
-    instrument: str, papers: list[Paper], rows: list[dict], topic: Topic, seed: int, most: int
+    instrument: str, papers: list[Paper], rows: list[dict], topic: Topic, seed: int, most: int, pool: set[tuple]
 ) -> list[dict]:
-    """Items about facts that `rows` of these papers state in so many words."""
+    """Items about facts that `rows` of these papers state in so many words; wrong names come from `pool`."""
     stated: dict[tuple, list[str]] = {}
     for row in rows:
         stated.setdefault((row["source"], row["paper_id"]), []).append(f" {normal(row['completion'])} ")
     found: list[tuple[Reading, Fact]] = []
-    pool: set[tuple[str, str]] = set()
     for paper in ranked(papers, seed):
-        if len(found) >= 2 * most:
+        if len(found) >= MANY * most:
             break
         reading = Reading(paper, topic)
         taught = [
@@ -88,19 +89,24 @@ def ask_facts(
             for fact in facts.find(reading)
             if any(f" {normal(fact.shown)} " in said for said in stated.get(paper.key, ()))
         ]
-        found += [(reading, fact) for fact in facts.by_turns(taught)[: AT_MOST[instrument]]]
-        pool |= {
-            (name.kind, said[name.start : name.end])
-            for _, _, said in reading.findings
-            for name in reading.names(said)
-        }
+        found += [(reading, fact) for fact in facts.by_turns(taught)]
     numbered, items = Counter(), []
     for reading, fact in found:
-        if (wrong := wrong_answers(reading, fact, pool, seed)) and facts.keywords(reading.title):
+        if numbered[reading.paper.key] >= AT_MOST[instrument]:
+            continue
+        if (wrong := wrong_answers(reading, fact, pool, seed)) and facts.keywords(reading, fact.about):
             numbered[reading.paper.key] += 1
             number = f"{instrument}-{reading.paper.paper_id}-{numbered[reading.paper.key]}"
             items.append(make_item(number, instrument, reading, fact, wrong))
     return items
+
+
+def names_of(papers: Iterable[Paper], topic: Topic) -> set[tuple[str, str]]:
+    """(kind, name) of what the findings of papers name."""
+    readings = (Reading(paper, topic) for paper in papers)
+    said = ((reading, sentence.said) for reading in readings for sentence in reading.findings)
+    named = ((name.kind, text[name.start : name.end]) for reading, text in said for name in reading.names(text))
+    return {(kind, name) for kind, name in named if not facts.ODD.match(name)}
 
 
 def wrong_answers(reading: Reading, fact: Fact, pool: Iterable[tuple[str, str]], seed: int) -> list[str]:
@@ -157,9 +163,20 @@ def question(reading: Reading, kind: str, template: str, fact: Fact) -> str:
     parts = (
         {"title": reading.title, "background": conclusions.background(reading)}
         if kind == "conclusion"
-        else {"keywords": facts.listed(facts.keywords(reading.title)), "left": fact.left}
+        else {"keywords": facts.listed(facts.keywords(reading, fact.about)), "left": fact.left}
     )
     return wordings.PROBES[kind][template].format(**parts)
+
+
+def of_a_paper(items: Iterable[dict]) -> list[dict]:
+    """The first OF_A_PAPER items of each paper."""
+    seen, kept = Counter(), []
+    for item in items:
+        key = (item["source"], item["paper_id"])
+        seen[key] += 1
+        if seen[key] <= OF_A_PAPER:
+            kept.append(item)
+    return kept
 
 
 def limited(items: list[dict], most: int) -> list[dict]:

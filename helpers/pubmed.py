@@ -44,7 +44,6 @@ LOOKED_AT = [
 ]
 TAGS = [(f"<{name}>".encode(), f"</{name}>".encode()) for name in LOOKED_AT]
 MARKS = (b"retract", b"withdrawn", b"erratumfor", b"published erratum", b"concern")  # retracted, or a notice
-SPECIAL = re.compile(rb"<[!?]")
 MARKUP = re.compile(rb"<[^<>]*>")
 HEADING = re.compile(rb"<DescriptorName[^<>]*>([^<]*)")
 SHORT = 80  # words; an abstract that may be too short to keep is read, for the right reason to drop it
@@ -182,39 +181,37 @@ def ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
 def pass_over(record: bytes, fetched: str, worth: Callable[[str], bool]) -> Paper | None:
     """The paper, if the raw record bears no mark that screening must know, and has no abstract or none `worth` it."""
     begun, stop = BEGINNING.match(record), record.find(b"</MedlineCitation>")
-    language, types, links, title, abstract, headings = (inside(record, tags, stop) for tags in TAGS)
+    if not begun or record.find(b"<PubmedArticle", begun.end()) >= 0 or not record[-40:].rstrip().endswith(CLOSED):
+        return None
+    language, types, links, title, abstract, headings = [
+        b"" if (start := record.find(tag, 0, stop)) < 0 else record[start + len(tag) : record.find(end, start, stop)]
+        for tag, end in TAGS
+    ]
     told = (title + types + links).lower()
-    if not begun or not record.rstrip().endswith(CLOSED) or any(mark in told for mark in MARKS):
+    if (b"!" in record and b"<!" in record) or any(mark in told for mark in MARKS):
         return None
     if language != b"eng" and (len(language) != 3 or record.count(b"<Language>") != 1):
         return None
-    flags = ()
-    if abstract:
-        text = unmarked(abstract.replace(b"</AbstractText>", b" "))
-        if SPECIAL.search(abstract) or (len(text) < LONG and len(text.split()) <= SHORT):
-            return None
-        if worth(" ".join([unmarked(title), text, *map(unmarked, HEADING.findall(headings))])):
-            return None
-        flags = ("passed over",)
-    elif record.find(b"<Abstract", 0, stop) >= 0:
-        return None
     title = parse_title(title) if b"<" in title else unmarked(title)
-    return title is not None and UNREAD.model_copy(
+    if title is None or (not abstract and record.find(b"<Abstract", 0, stop) >= 0):
+        return None
+    if abstract:
+        text = unmarked(abstract.partition(b"<CopyrightInformation")[0].replace(b"</AbstractText>", b" "))
+        if b"<?" in abstract or (len(text) < LONG and len(text.split()) <= SHORT):
+            return None
+        named = map(unmarked, HEADING.findall(headings)) if headings else ()
+        if worth(" ".join([title, text, *named])):
+            return None
+    return UNREAD.model_copy(
         update={
             "paper_id": begun[2].decode(),
             "title": unbracketed(clean(title)),
             "language": language.decode(),
             "fetched": fetched,
-            "flags": flags,
+            "flags": ("passed over",) if abstract else (),
             "version": int(begun[1] or 1),
         }
     )
-
-
-def inside(record: bytes, tags: tuple[bytes, bytes], stop: int) -> bytes:
-    """What stands between the first two of these tags before `stop`; b"" where they are not there."""
-    start = record.find(tags[0], 0, stop)
-    return b"" if start < 0 else record[start + len(tags[0]) : record.find(tags[1], start, stop)]
 
 
 def parse_title(raw: bytes) -> str | None:

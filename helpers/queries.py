@@ -7,16 +7,23 @@ from helpers.errors import CourseError
 from helpers.papers import Paper
 
 Test = Callable[[Paper], bool]
-TOKEN = re.compile(r'\(|\)|"[^"]*"(?:\s*\[[^\]]*\])?|[^\s()"\[\]]+(?:\s*\[[^\]]*\])?')
+DEEPEST = 100  # brackets; each is a call within a call
+WORD = r'[^\s()"\[\]]+'
+TAG = r"\s*\[[^\]]*\]"
+NO_OPERATOR = r"(?!(?:AND|OR|NOT)\b)"
+# a bracket, a quoted phrase, words before a tag (a year stands alone), a word
+TOKEN = re.compile(
+    rf'\(|\)|"[^"]*"(?:{TAG})?|{NO_OPERATOR}{WORD}(?:\s+{NO_OPERATOR}(?!\d){WORD})*{TAG}|{WORD}(?:{TAG})?'
+)
 FIELDS = {
     "title": ("ti", "title"),
     "abstract": ("ab", "abstract"),
-    "mesh": ("mesh", "mh", "mesh terms", "majr"),
+    "mesh": ("mesh", "mh", "mesh terms", "majr", "mesh major topic"),
     "language": ("la", "lang", "language"),
     "types": ("pt", "publication type"),
     "journal": ("ta", "journal"),
-    "year": ("dp", "pdat"),
-    "text": ("tiab", "tw", "all", "all fields", "text word", ""),
+    "year": ("dp", "pdat", "date - publication"),
+    "text": ("tiab", "title/abstract", "tw", "text word", "all", "all fields", ""),
 }
 
 
@@ -26,6 +33,8 @@ def compile_query(query: str) -> Test:
     Words side by side are joined by AND. Raises CourseError for a query that does not parse.
     """
     tokens = TOKEN.findall(query)
+    if query.count("(") > DEEPEST:
+        raise unreadable(query, f"more than {DEEPEST} brackets")
     if "".join("".join(tokens).split()) != "".join(query.split()) or not tokens:
         raise unreadable(query)
     test = either(tokens, query)
@@ -34,9 +43,10 @@ def compile_query(query: str) -> Test:
     return test
 
 
-def unreadable(query: str) -> CourseError:
+def unreadable(query: str, why: str = "") -> CourseError:
     return CourseError(
-        f"PAPERS_QUERY={query!r} cannot be read", 'an example: "lupus nephritis"[tiab] AND (children OR adolescen*)'
+        f"the query {query[:200]!r} cannot be read{why and f': {why}'}",
+        'PAPERS_QUERY may look like this: "lupus nephritis"[tiab] AND (children OR adolescen*) AND 2020:2022[dp]',
     )
 
 
@@ -74,17 +84,22 @@ def phrase(token: str, query: str) -> Test:
     words, _, tag = token.partition("[")
     words, tag = words.strip().strip('"').strip(), tag.rstrip("]").strip().lower().removesuffix(":noexp")
     field = next((name for name, tags in FIELDS.items() if tag in tags), None)
-    if not words or field is None:
-        raise unreadable(query)
+    if field is None:
+        known = ", ".join(tag for tags in FIELDS.values() for tag in tags if tag)
+        raise unreadable(query, f"a file has no field [{tag}]; it has {known}")
+    if words.lower() in ("and", "or", "not"):
+        raise unreadable(query, "AND, OR and NOT are written in capitals")
+    if not re.search(r"\w", words):
+        raise unreadable(query, f"{token!r} is no word")
     if words == "hasabstract":
         return lambda paper: bool(paper.abstract)
     if field == "year":
         first, _, last = words.partition(":")
-        return lambda paper: first[:4] <= str(paper.year or "") <= (last or first)[:4]
+        return lambda paper: first.strip()[:4] <= str(paper.year or "") <= (last.strip() or first)[:4]
     if field == "language":
         return lambda paper: paper.language == words.lower()[:3]
-    ending = "" if words.endswith("*") else r"\b"
-    pattern = re.compile(r"\b" + re.escape(words.rstrip("*")).replace(r"\ ", r"[\s-]+") + ending, re.IGNORECASE)
+    ending = "" if words.endswith("*") else r"(?!\w)"
+    pattern = re.compile(r"(?<!\w)" + re.escape(words.rstrip("*")).replace(r"\ ", r"[\s-]+") + ending, re.IGNORECASE)
     return lambda paper: bool(pattern.search(field_of(paper, field)))
 
 

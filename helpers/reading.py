@@ -19,6 +19,8 @@ LATER = re.compile(  # a call for more work, or that something is not known
     re.IGNORECASE,
 )
 
+FOOTNOTES = re.compile(r"[✰☆★†‡*,.\s]+$")  # at the end of a title
+
 
 class Place(NamedTuple):
     """Where an answer comes from: [start, end) in the text of a section (`passages.text_of`)."""
@@ -41,7 +43,7 @@ class Reading:
 
     def __init__(self, paper: Paper, topic: Topic):
         self.paper, self.topic = paper, topic
-        self.title = paper.title.rstrip(". ")
+        self.title = FOOTNOTES.sub("", paper.title)
         self._names: dict[str, list[gaps.Gap]] = {}
 
     @cached_property
@@ -53,6 +55,11 @@ class Reading:
     def known(self) -> dict[str, str]:
         """The abbreviations the paper defines."""
         return abbreviations.definitions(f"{self.paper.title}\n{text_of(self.paper, ABSTRACT)}")
+
+    @cached_property
+    def numbered(self) -> set[str]:
+        """What stands in brackets like a short form with a digit."""
+        return abbreviations.numbered(f"{self.paper.title}\n{text_of(self.paper, ABSTRACT)}")
 
     @cached_property
     def roles(self) -> dict[str, Passage]:
@@ -69,7 +76,7 @@ class Reading:
         for number, section in enumerate(self.paper.abstract):
             for start, end in split(section.text):
                 said = self.said(place := Place(number, start, end))
-                if stands_alone(said) and not abbreviations.obscure(said, self.title):
+                if stands_alone(said) and not self.obscure(said):
                     found.append(Sentence(place, self.role_at(place), said))
         return found
 
@@ -95,14 +102,18 @@ class Reading:
         return [0, *accumulate(len(section.text) + 1 for section in self.paper.abstract)]
 
     def role_at(self, place: Place) -> str:
-        """What the sentence at `place` is for; "" if that is not known."""
-        at = (role for role, p in self.roles.items() if p.number == place.number and p.start <= place.start < p.end)
-        return next(at, "")
+        """What the sentence at `place` is for; "" if that is not known. It may begin with a heading."""
+        here = ((role, p) for role, p in self.roles.items() if p.number == place.number)
+        return next((role for role, p in here if p.start < place.end <= p.end), "")
 
     def said(self, place: Place) -> str:
         """The one sentence at `place` as it can stand alone."""
         sentence = tidy(text_of(self.paper, place.number)[place.start : place.end])
         return capitalised(abbreviations.expand(sentence, self.known))
+
+    def obscure(self, said: str) -> bool:
+        """Whether a text of the paper holds a short form that neither it nor the title explains."""
+        return abbreviations.obscure(said, self.title, self.numbered)
 
     def names(self, said: str) -> list[gaps.Gap]:
         """The names in a sentence's text that can be asked for."""

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic_core import to_json
+from pydantic import TypeAdapter
 
 from helpers import clusters, files
 from helpers.papers import Paper, bare_doi, normal
@@ -17,6 +17,7 @@ SHORTEST = 60  # words of abstract
 SAME_TEXT = 0.8  # Jaccard similarity of two abstracts' shingles from which one is the other's double
 JOURNAL_SHARE = 0.1  # of the papers kept, at most, from one journal
 JOURNAL_LEAST = 5  # papers that every journal may give, however few are kept
+LINE = TypeAdapter(dict[str, str])  # writes JSON five times as fast as json does
 SHOWN = 3  # examples of each reason
 REASONS = {
     "deleted": "deleted by PubMed",
@@ -36,6 +37,7 @@ PREPRINTS = re.compile(r"\b(?:arxiv|biorxiv|medrxiv|chemrxiv|preprint|research s
 INSTRUCTIONS = re.compile(  # in lower case
     r"(?:ignore|disregard|forget|override)\b[^.]{0,30}\b(?:previous|prior|above|earlier|preceding|your)\b[^.]{0,20}"
     r"\b(?:instruction|prompt|rule|guideline|message)"
+    r"|(?:ignore|disregard|forget|override) (?:all |any |the |your )*(?:instruction|prompt|rule|message)s?\b"
     r"|\bas an? (?:ai|artificial intelligence|large)(?: language)? (?:model|assistant)\b|\bsystem prompts?\b"
     r"|(?:language models?|llms?|ai (?:models?|assistants?|agents?|systems?)|chatbots?)"
     r" (?:that |which |who )?(?:read|process|summari[sz])"
@@ -73,7 +75,7 @@ class Drops:
 
     def add(self, paper: Paper, reason: str, detail: str) -> None:
         drop = Drop(paper.paper_id, paper.source, paper.title, reason, detail)
-        self.file.write(to_json(drop._asdict()) + b"\n")
+        self.file.write(LINE.dump_json(drop._asdict()) + b"\n")
         self.counts[reason] += 1
         if self.counts[reason] <= SHOWN:
             self.examples.setdefault(reason, []).append(drop)

@@ -36,6 +36,7 @@ FINITE = re.compile(
 HEADING = re.compile(
     r"(?:Background|Introduction|Objectives?|Aims?|Purpose|(?:(?:Patients|Materials?) and )?Methods?"
     r"|(?:Recent )?Findings|Results?|Conclusions?|Interpretation|Discussion|Design|Setting|Future Directions?"
+    r"|Case (?:Presentation|Report|Description|Summary)"
     r"|Innovation|Significance|Summary)"
     r"(?: and [a-z]+)?(?::|\s[-–—])\s*|(?:Background|Objectives?|Methods|Results"
     r"|Conclusions) (?-i:(?=[A-Z][a-z-]+ [a-z]))",
@@ -46,7 +47,8 @@ STUDY = (
     r"|findings?|results|data|observations?|evidence|experiments?)"
 )
 OWN = re.compile(
-    rf"\b(?:This|These|Our|The (?:present|current))(?= (?!previous|earlier|recent)(?:[\w-]+ ){{0,2}}{STUDY}\b)",
+    rf"\b(?:This|These|Our|The (?:present|current))(?= (?!previous|earlier|recent|first|second|largest)"
+    rf"(?:[\w-]+ ){{0,2}}{STUDY}\b)",
     re.IGNORECASE,
 )
 CONNECTIVE = re.compile(
@@ -68,6 +70,7 @@ BACKWARD = re.compile(  # a beginning that leans on an earlier sentence
     r"|The (?:latter|former|same|others?|rest|remaining|above|reasons?|differences?|associations?|effects?|increase"
     r"|decrease|reduction|changes?|correlations?|relationships?|values?|scores?|rates?|levels?|mechanisms?)"
     r" (?:was|were|is|are|has|have|had|remained|did)\b"
+    r"|(?:[\w-]+ ){1,3}(?:days|weeks|months|years) later\b"
     r"|It\b(?! (?:is|was|has been|can be|may be|seems|appears)(?: \w+){0,2} (?:that|to|whether)\b)"
 )
 NTH = (
@@ -90,6 +93,7 @@ IMPERATIVE = re.compile(
 TEST = r"(?:[Pp]\s?[-=<>≤≥]|[Pp](?:-| )values?|CI\b|confidence interval|[χx]²|χ2|[tFrz]\s?=|SD\b)"
 NESTED = r"(?:[^()]|\([^()]*\))*"
 STATISTICS = re.compile(rf"\s?(?:\({NESTED}?{TEST}{NESTED}\)|\[[^\[\]]*?{TEST}[^\[\]]*\])")
+ESTIMATE = re.compile(r"\s?\([-−]?\d[\d.,·]*%?,? \[[-−–\d.,·%; to]+\]\)")
 GENE_LIKE = re.compile(r"(?!(?:anti|non|pre|post|co|pro|sub|re|un|in|inter)-)[a-z]{0,6}-?[A-Z0-9]|[αβγκ]")
 
 
@@ -139,8 +143,12 @@ def capitalised(text: str) -> str:
 
 
 def plain(sentence: str) -> str:
-    """`sentence` without the brackets that hold test statistics: p-values, confidence intervals."""
-    return re.sub(r"\s+([.,;])", r"\1", STATISTICS.sub("", sentence))
+    """`sentence` without the brackets that hold test statistics: p-values, confidence intervals.
+
+    Where one of them goes, a bare "(1.4 [1.1-1.8])" goes too: what it estimates stood in the first.
+    """
+    left = STATISTICS.sub("", sentence)
+    return re.sub(r"\s+([.,;])", r"\1", left if left == sentence else ESTIMATE.sub("", left))
 
 
 @lru_cache(4096)

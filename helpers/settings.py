@@ -34,6 +34,7 @@ Profile = Literal["auto", "smoke", "cpu", "t4", "gpu24", "gpu80"]
 Url = Annotated[str, AfterValidator(lambda url: str(AnyHttpUrl(url)).rstrip("/"))]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 FromRoot = Annotated[  # a relative path is relative to the repository, wherever the process stands
     Path, AfterValidator(lambda path: ROOT / path.expanduser()), PlainSerializer(relative, when_used="json")
 ]
@@ -88,7 +89,9 @@ class Settings(BaseSettings):
     PAPERS_ARCHIVE: FromRoot | None = Field(
         None, description="PubMed XML for the archive route: a file or a folder, .gz or plain"
     )
-    PAPERS_QUERY: str | None = Field(None, description="a PubMed query in place of the topic's")
+    PAPERS_QUERY: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = Field(
+        None, description="a PubMed query in place of the topic's"
+    )
     PAPERS_IDS: FromRoot | None = Field(None, description="a file of PMIDs, one a line, in place of a query")
     MAX_PAPERS: Annotated[int, Field(ge=10)] = Field(300, description="most papers kept after screening")
     PAPERS_EXCLUDE: FromRoot | None = Field(

@@ -77,7 +77,14 @@ class Topic(BaseModel):
 
     def mentions(self, text: str) -> list[str]:
         """The terms found in `text`: first words, in lower case and not inside `not_terms`, then abbreviations."""
-        return [*self.words.findall(self.unhidden(text)), *self.abbreviations.findall(text)]
+        return self.read(text)[0]
+
+    def read(self, text: str) -> tuple[list[str], set[str]]:
+        """The terms found, and the abbreviations that `text` itself explains after one of them."""
+        lower = self.unhidden(text)
+        found = list(self.words.finditer(lower))
+        explained = {short for mention in found if (short := explained_after(mention, text))}
+        return [*(mention[0] for mention in found), *self.abbreviations.findall(text)], explained
 
     def unhidden(self, text: str) -> str:
         """`text` in lower case, every phrase of `not_terms` in it blank."""
@@ -93,29 +100,16 @@ class Topic(BaseModel):
         text = " \n".join(section.text for section in paper.abstract)
         if not self.glance(f"{paper.title} {text}"):
             return 0, []
-        title, abstract = self.mentions(paper.title), self.mentions(text)
-        terms = {*title, *abstract}
+        (title, first), (abstract, later) = self.read(paper.title), self.read(text)
+        terms, own = {*title, *abstract}, (first | later) - {*title, *abstract}
         related = not title and bool(self.pointers.search(self.unhidden(paper.title)))
         if all(term.isupper() for term in terms) and not related:
             return 0, sorted(terms)
-        own = self.explained(f"{paper.title} {text}") - terms
         forms = own | {f"{short}s" for short in own}
         title += [word for word in WORD.findall(paper.title) if word in forms]
-        abstract += [word for word in WORD.findall(text) if word in forms][len(own) :]
-        score = TITLE_WEIGHT * len(title) + RELATED_WEIGHT * related + len(abstract)
+        abstract += [word for word in WORD.findall(text) if word in forms]
+        score = TITLE_WEIGHT * len(title) + RELATED_WEIGHT * related + len(abstract) - len(own)
         return score, sorted(terms | own)
-
-    def explained(self, text: str) -> set[str]:
-        """The abbreviations in brackets after a term, or a word or two after it, that are made of its letters."""
-        found, lower = set(), self.unhidden(text)
-        for mention in self.words.finditer(lower):
-            match = EXPLAINED.match(text, mention.end())
-            if match and sum(map(str.isupper, match[1])) > 1:
-                before = CLAUSE.split(lower[max(0, mention.start() - 80) : mention.start()])[-1].split()[-BEFORE:]
-                phrase = " ".join([*before, lower[mention.start() : match.start(1)]])
-                if re.search(r"\b" + ".*?".join(map(re.escape, match[1].lower())), phrase, re.DOTALL):
-                    found.add(match[1])
-        return found
 
     def off_topic(self, paper: Paper) -> str:
         """Why the paper is not about the topic; "" if it is.
@@ -138,6 +132,16 @@ class Topic(BaseModel):
         return []
 
 
+def explained_after(mention: re.Match, text: str) -> str:
+    """The abbreviation in brackets after a term, or a word or two after it, if it is made of its letters; else ""."""
+    match = EXPLAINED.match(text, mention.end())
+    if not match or sum(map(str.isupper, match[1])) < 2:
+        return ""
+    before = CLAUSE.split(text[max(0, mention.start() - 80) : mention.start()])[-1].split()[-BEFORE:]
+    phrase = " ".join([*before, text[mention.start() : match.start(1)]]).lower()
+    return match[1] if re.search(r"\b" + ".*?".join(map(re.escape, match[1].lower())), phrase, re.DOTALL) else ""
+
+
 class Glance:
     """A quick look at a text: can it mention the topic at all? True wherever it holds a term or a MeSH heading.
 
@@ -153,9 +157,6 @@ class Glance:
         self.telling = beginnings({max(sorted(words), key=tells) for words in spelt})
         self.pattern = beginnings({stem for words in spelt for stem in words})
         self.needed = {frozenset(self.pattern.findall(padded(b" ".join(words)))) for words in spelt}
-
-    def __reduce__(self) -> tuple:
-        return Glance, (self.topic,)
 
     def __call__(self, text: str) -> bool:
         if any(map(text.__contains__, INVISIBLE)):

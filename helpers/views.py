@@ -12,14 +12,15 @@ from itertools import islice
 from helpers import abbreviations, entities, flips, gaps, wordings
 from helpers.errors import CourseError
 from helpers.papers import Paper
-from helpers.passages import ABSTRACT, AIM, TITLE, text_of
+from helpers.passages import ABSTRACT, AIM, CASE, TITLE, text_of
 from helpers.reading import Place, Reading, Sentence
-from helpers.sentences import capitalised, complete, opens, plain, split, tidy
+from helpers.sentences import FURNITURE, capitalised, complete, opens, plain, split, tidy
 from helpers.topics import Topic
 
-LONGEST = 150  # words in an answer
+LONGEST = 180  # words in an answer
 SHORTEST = 8
 LONGEST_CLOZE, LONGEST_CLAIM = 40, 32  # words
+WHOLE = 0.9  # the share of a section's words that an answer keeps
 AT_MOST = 3  # places of one view in one paper
 ROLES = {  # views that ask for a whole section
     "title_to_conclusion": "conclusions",
@@ -31,6 +32,7 @@ VIEWS = (  # in the order of a paper's rows: what a person would ask first
     *ROLES, "entity_question", "yes_no", "fact_card", "numeric_cloze", "entity_cloze", "text",
 )  # fmt: skip
 WEIGHT = ("results", "conclusions", "", "background", "methods")
+LONGER = re.compile(r"\w{2,}(?:ar|al|ic|ous|ive|oid|ed|ory|ary|ent|ant|ble) $")  # before the tail of a longer name
 TITLE_VERB = re.compile(rf"\b(?:is|are|was|were|do(?:es)? not|{flips.VERB_STEMS}(?:s|es|ies))\b", re.IGNORECASE)
 
 
@@ -105,7 +107,7 @@ def answer(reading: Reading, view: str, place: Place, wording: str) -> tuple[str
     if kind == "claim":
         return yes_or_no(reading, plain(said), place, wording)
     if kind in ("number", "name"):
-        gap = number_gap(said) if kind == "number" else reading.names(said)[0]
+        gap = number_gap(said, title) if kind == "number" else reading.names(said)[0]
         return wordings.write(wording, title=title, sentence=gaps.opened(said, gap)), said
     return wordings.write(wording, title=title, name=subject(reading, said)), said
 
@@ -124,21 +126,24 @@ def passage_places(reading: Reading, role: str) -> Iterator[tuple[Place, str]]:
         return
     text = text_of(reading.paper, passage.number)
     spans = [(passage.start + a, passage.start + b) for a, b in whole_sentences(text[passage.start : passage.end])]
-    if not spans or not opens(first := tidy(text[slice(*spans[0])])):
+    if not spans or not opens(tidy(text[slice(*spans[0])])):
         return
     if role in ("results", "methods"):
         spans = before_obscure(reading, passage.number, spans)
+        kept = [text[start:end] for start, end in spans]
+        if CASE.search(text) or not told_whole(text[passage.start : passage.end], kept):
+            return
     place = Place(passage.number, spans[0][0], spans[-1][1]) if spans else None
     if place is None or not SHORTEST <= len(text[place.start : place.end].split()) <= 2 * LONGEST:
         return
-    if role in ("conclusions", "background") and abbreviations.obscure(passage_text(reading, place), reading.title):
+    if role in ("conclusions", "background") and reading.obscure(passage_text(reading, place)):
         return
     aims = [AIM.search(said) or said.startswith("To ") for said in (tidy(text[start:end]) for start, end in spans)]
     if role == "conclusions" and reading.title.endswith("?"):
         yield place, "question_title"
     elif role == "background" and all(aims):
         yield place, "aim"
-    elif role != "background" or not first.startswith("To "):
+    elif role != "background" or not aims[0]:
         yield place, role
 
 
@@ -153,10 +158,17 @@ def whole_sentences(text: str) -> list[tuple[int, int]]:
     return spans
 
 
+def told_whole(text: str, kept: list[str]) -> bool:
+    """Whether `kept` hold nearly all words of a section, furniture aside: the main result often comes last."""
+    said = (text[start:end] for start, end in split(text))
+    words = sum(len(sentence.split()) for sentence in said if not FURNITURE.search(sentence))
+    return sum(len(sentence.split()) for sentence in kept) >= WHOLE * words
+
+
 def before_obscure(reading: Reading, number: int, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The sentences before the first with an abbreviation that nothing explains; [] if that leaves fewer than two."""
     for n, (_, end) in enumerate(spans):
-        if abbreviations.obscure(passage_text(reading, Place(number, spans[0][0], end)), reading.title):
+        if reading.obscure(passage_text(reading, Place(number, spans[0][0], end))):
             return spans[:n] if n > 1 else []
     return spans
 
@@ -189,8 +201,10 @@ def text_places(reading: Reading) -> Iterator[tuple[Place, str]]:
     """From the first essential sentence to the last, if there are three; twice if they have another order too."""
     kept = reading.essential(whole(reading))
     if len(kept) >= 3:
-        for _ in range(1 if reordered(kept) == kept else 2):
-            yield Place(ABSTRACT, kept[0].place.start, kept[-1].place.end), "text"
+        place = Place(ABSTRACT, kept[0].place.start, kept[-1].place.end)
+        wanted = list(wordings.ROWS["text"])[: 1 if reordered(kept) == kept else 2]
+        if not any(reading.obscure(running_text(reading, place, wording)) for wording in wanted):
+            yield from [(place, "text")] * len(wanted)
 
 
 def running_text(reading: Reading, place: Place, wording: str) -> str:
@@ -221,13 +235,14 @@ def whole(reading: Reading) -> Place:
 
 def number_places(reading: Reading) -> Iterator[tuple[Place, str]]:
     for place, _, said in by_weight(reading.sentences):
-        if len(said.split()) <= LONGEST_CLOZE and number_gap(said):
+        if len(said.split()) <= LONGEST_CLOZE and number_gap(said, reading.title):
             yield place, "number"
 
 
-def number_gap(said: str) -> gaps.Gap | None:
-    """The number that says most: the one with most digits, the first of several."""
-    return max(gaps.numbers(said), key=lambda gap: (gap.end - gap.start, -gap.start), default=None)
+def number_gap(said: str, title: str) -> gaps.Gap | None:
+    """The number that says most: the one with most digits, the first of several; none that the title gives."""
+    found = [gap for gap in gaps.numbers(said) if not re.search(rf"\b{re.escape(said[slice(*gap[1:])])}\b", title)]
+    return max(found, key=lambda gap: (gap.end - gap.start, -gap.start), default=None)
 
 
 def name_places(reading: Reading) -> Iterator[tuple[Place, str]]:
@@ -261,11 +276,11 @@ def yes_or_no(reading: Reading, claim: str, place: Place, wording: str) -> tuple
 
 def entity_places(reading: Reading) -> Iterator[tuple[Place, str]]:
     """Definitions, then findings that begin with a name."""
-    for place, _, said in reading.sentences:
-        if entities.defined(said):
+    for place, role, said in reading.sentences:
+        if role not in ("results", "conclusions") and entities.defined(said):
             yield place, "definition"
     for place, role, said in by_weight(reading.findings):
-        if role != "background" and not entities.defined(said) and subject(reading, said):
+        if role in ("results", "conclusions") and not entities.defined(said) and subject(reading, said):
             yield place, "about"
 
 
@@ -274,5 +289,6 @@ def subject(reading: Reading, said: str) -> str:
     if name := entities.defined(said):
         return abbreviations.uncapitalised(name)
     near = len(" ".join(said.split()[:SHORTEST]))
-    found = next((said[gap.start : gap.end] for gap in reading.names(said) if gap.end <= near), "")
+    named = (gap for gap in reading.names(said) if gap.end <= near and not LONGER.search(said[: gap.start]))
+    found = next((said[gap.start : gap.end] for gap in named), "")
     return abbreviations.uncapitalised(found)

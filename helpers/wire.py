@@ -5,17 +5,19 @@ import random
 import re
 import socket
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import requests
+from requests.utils import get_environ_proxies, select_proxy
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from urllib3.exceptions import HTTPError
 
 from helpers.pace import Clock, Pace
+
+LONGEST_HOLD = 3600.0  # seconds; what a server asks for beyond that is a mistake of its own
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Host:
             return attempt()
         except Transient as error:
             if error.retry_after:
-                self.pace.hold(error.retry_after)
+                self.pace.hold(min(error.retry_after, LONGEST_HOLD))
             raise
 
     def enough(self, state: RetryCallState) -> bool:
@@ -195,15 +197,14 @@ def probe(url: str, seconds: float) -> None:
     Raises Transient after `seconds` at the latest: name servers have time-outs of their own.
     """
     parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.hostname):
-        parts = urlsplit(proxy)
-    address = (parts.hostname, parts.port or {"http": 80}.get(parts.scheme, 443))
+    if proxy := select_proxy(url, get_environ_proxies(url)):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    address = (parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme, 1080))
     outcome: queue.Queue = queue.Queue()
 
     def connect() -> None:
         try:
-            socket.create_connection(address, timeout=seconds).close()
+            socket.create_connection(address, timeout=seconds / 2).close()  # a dead address leaves time for the next
             outcome.put(None)
         except OSError as error:
             outcome.put(error)
@@ -212,7 +213,7 @@ def probe(url: str, seconds: float) -> None:
     try:
         error = outcome.get(timeout=seconds)
     except queue.Empty:
-        error = TimeoutError(f"no answer in {seconds:.0f} seconds")
+        error = TimeoutError("timed out")
     if error:
         raise Transient(f"{address[0]}: {plain(error)}")
 

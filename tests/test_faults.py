@@ -133,8 +133,9 @@ def attempt(server: Server, folder: Path) -> tuple[bytes, str]:
 
 
 def kept(folder: Path) -> list[bytes]:
-    """The lines of both ledgers."""
-    return [line for file in sorted((folder / "raw").glob("pubmed.jsonl")) for line in file.read_bytes().splitlines()]
+    """The lines of PubMed's ledger."""
+    ledger = folder / "raw" / "pubmed.jsonl"
+    return ledger.read_bytes().splitlines() if ledger.exists() else []
 
 
 @pytest.mark.parametrize("part", PARTS)

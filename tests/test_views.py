@@ -125,6 +125,43 @@ def test_abbreviations_are_written_out_once(text, written_out):
     assert abbreviations.expand(text, {"GCA": "giant cell arteritis"}) == written_out
 
 
+@pytest.mark.parametrize(
+    ("text", "written_out"),
+    [
+        ("GC therapy helps.", "Glucocorticoid therapy helps."),
+        ("GC and rest help.", "Glucocorticoids and rest help."),
+        ("GC IgG was low.", "GC IgG was low."),
+    ],
+)
+def test_no_plural_is_put_before_a_noun(text, written_out):
+    assert abbreviations.expand(text, {"GC": "glucocorticoids"}) == written_out
+
+
+@pytest.mark.parametrize("text", ["KAc rose.", "PF4 rose.", "RA rose; rheumatoid arthritis (RA) too.", "At week[-3]"])
+def test_a_short_form_that_is_not_explained_before_is_obscure(text):
+    assert abbreviations.obscure(text, "Sleep", abbreviations.numbered("platelet factor 4 (PF4)"))
+
+
+def test_the_first_sentence_after_a_heading_has_its_role():
+    text = "Background: Lupus is severe. Results: Rituximab reduced fatigue. It helped. Conclusions: It is good."
+    reading = Reading(
+        Paper(paper_id="1", source="PubMed", title="A", abstract=(Section(text=text),)), invented.topic()
+    )
+    spans = [Place(0, start, end) for start, end in sentences.split(text)]
+    assert [reading.role_at(place) for place in spans] == ["background", "results", "results", "conclusions"]
+
+
+def test_a_section_is_told_whole_or_not_at_all():
+    first = "Rituximab reduced the fatigue of all invented people in Oslo."
+    cut = f"{first} Then the main result came and it was cut (n = 5 and more of it, and more"
+    assert answers("section_results", Section(label="RESULTS", text=cut), Section(label="METHODS", text="x")) == []
+
+
+def test_one_bracket_of_statistics_goes_with_the_other():
+    said = "It rose (OR 2.0, 95% CI 1.1-3.0) and fell (66.20 [8.98-487.80])."
+    assert sentences.plain(said) == "It rose and fell."
+
+
 def test_the_roles_of_an_unlabelled_abstract_are_told_by_its_wording():
     paper = invented.paper(2)
     found = passages.passages(paper)
@@ -206,6 +243,8 @@ def test_a_claim_is_turned_round(claim, opposite):
         "It was given to reduce fatigue.",
         "Lupus affected 20 women.",
         "High mobility group box 1 was measured.",
+        "The scale was increased from 12 to 32 items.",
+        "Rituximab increased sleep while reduced fatigue.",
     ],
 )
 def test_a_claim_that_does_not_commit_itself_is_left_alone(claim):
@@ -241,6 +280,7 @@ def test_about_half_of_the_claims_are_turned_round():
         ("The risk was 1.45-fold higher.", ["1.45"]),
         ("It was 24% (95% CI, 20-28; p = 0.04) in 2019.", ["24"]),
         ("In week 24 of type 1 diabetes IL-17 and COVID-19 rose.", []),
+        ("Freesurfer 6.0 was used, from month 4 to month 18.", []),
         ("They had 17 584 controls aged 12 to 18 years.", []),
         ("The mean was 41 ± 11 per 1000 people.", []),
     ],
