@@ -21,6 +21,7 @@ from helpers.records import deletion, read_record, texts, unbracketed
 SETS = ("PubmedArticleSet", "PubmedBookArticleSet")
 RECORDS = ("PubmedArticle", "PubmedBookArticle", "DeleteCitation")
 BLOCK = 2**19  # bytes read at a time; unzipped about 3 MB
+MOST = 2**23  # bytes unzipped at a time, whatever a file pretends to hold
 LONGEST = 2**26  # bytes; a record that has not ended by then is left to the parser
 SAFE = {"resolve_entities": False, "no_network": True, "load_dtd": False}
 SAFE |= {"remove_comments": True, "remove_pis": True}
@@ -31,18 +32,14 @@ PLAIN = re.compile(
     rb"""(?:\xef\xbb\xbf)?(?:<\?xml\s+version=["']1.0["'](?:\s+encoding=["'](?i:utf-8)["'])?\s*\?>)?\s*"""
     rb"""(?:<!DOCTYPE\s+PubmedArticleSet\s[^<>\[\]]*>)?\s*<PubmedArticleSet>"""
 )
-BEGINNING = re.compile(rb'\s*<PubmedArticle>\s*<MedlineCitation[^<>]*>\s*<PMID(?: Version="(\d+)")?>(\d+)</PMID>')
+BEGINNING = re.compile(
+    rb'\s*<PubmedArticle>\s*<MedlineCitation[^<>]*>\s*<PMID(?: Version="([1-9]\d?)")?>(\d+)</PMID>\s*'
+    rb"(?:<Date(Completed|Revised)>(?:\s*<(?:Year|Month|Day)>\d+</\w+>)*\s*</Date\w+>\s*)*<Article[ >]"
+)
 ENDING = b"</PubmedArticle>"
 CLOSED = (b"</MedlineCitation>", b"</PubmedData>")  # what can stand before it
-LOOKED_AT = [
-    "Language",
-    "PublicationTypeList",
-    "CommentsCorrectionsList",
-    "ArticleTitle",
-    "Abstract",
-    "MeshHeadingList",
-]
-TAGS = [(f"<{name}>".encode(), f"</{name}>".encode()) for name in LOOKED_AT]
+ELEMENTS = b"ArticleTitle Abstract Language PublicationTypeList CommentsCorrectionsList MeshHeadingList"
+TAGS = {name: (b"<%b>" % name, b"</%b>" % name) for name in ELEMENTS.split()}
 MARKS = (b"retract", b"withdrawn", b"erratumfor", b"published erratum", b"concern")  # retracted, or a notice
 MARKUP = re.compile(rb"<[^<>]*>")
 HEADING = re.compile(rb"<DescriptorName[^<>]*>([^<]*)")
@@ -92,8 +89,9 @@ def unzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
         while piece:
             if member.eof:
                 member = zlib.decompressobj(wbits=31)
-            yield member.decompress(piece)
-            piece = member.unused_data.lstrip(b"\0")
+            yield member.decompress(piece, MOST)
+            piece = member.unconsumed_tail or member.unused_data.lstrip(b"\0")
+    yield member.flush()
     if not member.eof:
         raise EOFError("it ends too early")
 
@@ -179,18 +177,27 @@ def ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def pass_over(record: bytes, fetched: str, worth: Callable[[str], bool]) -> Paper | None:
-    """The paper, if the raw record bears no mark that screening must know, and has no abstract or none `worth` it."""
-    begun, stop = BEGINNING.match(record), record.find(b"</MedlineCitation>")
-    if not begun or record.find(b"<PubmedArticle", begun.end()) >= 0 or not record[-40:].rstrip().endswith(CLOSED):
+    """The paper, if the raw record bears no mark that screening must know, and has no abstract or none `worth` it.
+
+    Elements are looked for in the order of NLM's DTD; a record in another order is not passed over.
+    """
+    begun = BEGINNING.match(record)
+    if not begun or not record[-40:].rstrip().endswith(CLOSED):
         return None
-    language, types, links, title, abstract, headings = [
-        b"" if (start := record.find(tag, 0, stop)) < 0 else record[start + len(tag) : record.find(end, start, stop)]
-        for tag, end in TAGS
-    ]
+    title, place = inside(record, b"ArticleTitle", begun.end())
+    abstract, place = inside(record, b"Abstract", place)
+    language, place = inside(record, b"Language", place)
+    types, place = inside(record, b"PublicationTypeList", place)
+    stop = record.find(b"</MedlineCitation>", place)
+    if not types or stop < 0 or record.find(b"<MedlineCitation", stop) >= 0 or (b"!" in record and b"<!" in record):
+        return None
+    rest = record[place:stop]
+    links, _ = inside(rest, b"CommentsCorrectionsList", 0)
+    headings, _ = inside(rest, b"MeshHeadingList", 0)
     told = (title + types + links).lower()
-    if (b"!" in record and b"<!" in record) or any(mark in told for mark in MARKS):
+    if any(mark in told for mark in MARKS) or len(language) != 3:
         return None
-    if language != b"eng" and (len(language) != 3 or record.count(b"<Language>") != 1):
+    if language != b"eng" and record.count(b"<Language>") != 1:
         return None
     title = parse_title(title) if b"<" in title else unmarked(title)
     if title is None or (not abstract and record.find(b"<Abstract", 0, stop) >= 0):
@@ -212,6 +219,16 @@ def pass_over(record: bytes, fetched: str, worth: Callable[[str], bool]) -> Pape
             "version": int(begun[1] or 1),
         }
     )
+
+
+def inside(record: bytes, name: bytes, start: int) -> tuple[bytes, int]:
+    """What the first element of this name after `start` holds, and where it ends; b"" and `start` without one."""
+    opening, closing = TAGS[name]
+    begin = record.find(opening, start)
+    if begin < 0:
+        return b"", start
+    end = record.find(closing, begin)
+    return record[begin + len(opening) : end], end
 
 
 def parse_title(raw: bytes) -> str | None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -17,7 +17,7 @@ SHORTEST = 60  # words of abstract
 SAME_TEXT = 0.8  # Jaccard similarity of two abstracts' shingles from which one is the other's double
 JOURNAL_SHARE = 0.1  # of the papers kept, at most, from one journal
 JOURNAL_LEAST = 5  # papers that every journal may give, however few are kept
-LINE = TypeAdapter(dict[str, str])  # writes JSON five times as fast as json does
+LINE = TypeAdapter(dict[str, str])  # a drop as JSON, written faster than by the json module
 SHOWN = 3  # examples of each reason
 REASONS = {
     "deleted": "deleted by PubMed",
@@ -70,7 +70,7 @@ class Screened(NamedTuple):
 class Drops:
     """Drops written to a file as they come; only their counts and a few examples stay in memory."""
 
-    def __init__(self, file):
+    def __init__(self, file: BinaryIO):
         self.file, self.counts, self.examples = file, Counter(), {}
 
     def add(self, paper: Paper, reason: str, detail: str) -> None:
@@ -122,12 +122,12 @@ def newest(papers: Iterable[Paper], topic: Topic, excluded: Collection[str], dro
             versions[paper.key] = paper.version
         if older:
             drops.add(kept.pop(paper.key), "duplicate", "a newer record has the same id")
+        barred.pop(paper.key, None)
         reason, detail = judge(paper, topic, excluded)
         if not reason:
             kept[paper.key] = paper
             continue
         drops.add(paper, reason, detail)
-        barred.pop(paper.key, None)
         if reason in ("retracted", "excluded"):
             barred[paper.key] = (reason, marks(paper))
     return asked, drop_barred(kept.values(), barred, drops)

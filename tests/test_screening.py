@@ -107,6 +107,7 @@ def deletion(number: int) -> Paper:
         ([version(1), deletion(1), deletion(1)], None, ["deleted"]),
         ([deletion(1), version(1)], 1, []),
         ([version(2), deletion(1), version(1)], 1, ["deleted"]),
+        ([version(1, flags=("retracted",), doi="10.1/a"), version(1, doi="10.1/a")], 1, ["retracted"]),
         ([deletion(9), version(1), deletion(8)], 1, []),
         ([version(1, abstract=()), deletion(1)], None, ["no_abstract"]),
     ],
