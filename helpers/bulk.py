@@ -90,7 +90,7 @@ def main(path: str, day: str, topic: str, parent: str) -> None:
     """Read one file for `parent`; papers go to standard output, one JSON object a line."""
     worth = Glance(Topic.model_validate_json(topic)) if topic else None
     try:
-        for number, paper in enumerate(parse_pubmed(path, day, worth)):
+        for number, paper in enumerate(parse_pubmed(path, day, worth, threads=False)):
             if number % LOOK == 0 and os.getppid() != int(parent):
                 sys.exit("the reading was given up")
             sys.stdout.buffer.write(paper.model_dump_json(exclude_defaults=True).encode() + b"\n")

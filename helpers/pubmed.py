@@ -53,18 +53,19 @@ class NotPubMed(ValueError):
 
 
 def parse_pubmed(
-    source: Path | BinaryIO, fetched: str = "", worth: Callable[[str], bool] | None = None
+    source: Path | BinaryIO, fetched: str = "", worth: Callable[[str], bool] | None = None, threads: bool = True
 ) -> Iterator[Paper]:
     """Every record of a PubMed XML document, in its order, in constant memory; plain or gzipped.
 
     A deletion comes out as a Paper with the flag "deleted" and nothing else. No DTD, entity or network is used.
     `worth` looks at title, abstract and MeSH headings as one text. A record that fails it, or has no abstract, need
     not be parsed and then has only id, version, title, language, and, if it failed, the flag "passed over". In bulk
-    files that is nearly all.
+    files that is nearly all, and a thread reads ahead unless `threads` is False.
     Raises NotPubMed where the document is cut short, is no XML, or is something else.
     """
     try:
-        yield from read_worthy(read(source), fetched, worth) if worth else read_all(read(source), fetched)
+        pieces = read(source)
+        yield from read_worthy(pieces, fetched, worth, threads) if worth else read_all(pieces, fetched)
     except etree.XMLSyntaxError as error:
         raise NotPubMed(f"it is not whole XML ({error.msg})") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -120,7 +121,9 @@ def read_element(element: etree._Element, fetched: str) -> Iterator[Paper]:
         yield paper
 
 
-def read_worthy(pieces: Iterator[bytes], fetched: str, worth: Callable[[str], bool]) -> Iterator[Paper]:
+def read_worthy(
+    pieces: Iterator[bytes], fetched: str, worth: Callable[[str], bool], threads: bool
+) -> Iterator[Paper]:
     """As `read_all`, but parsed are only the records that are `worth` it or in doubt.
 
     All bytes go through a parser that builds nothing, so that damage is noticed anywhere. They are cut at the ends of
@@ -131,7 +134,8 @@ def read_worthy(pieces: Iterator[bytes], fetched: str, worth: Callable[[str], bo
     if not plain:
         yield from read_all(chain([head], pieces), fetched)
         return
-    pieces = ahead(checked(chain([head], pieces)))
+    pieces = checked(chain([head], pieces))
+    pieces = ahead(pieces) if threads else pieces
     left = next(pieces)[plain.end() :]
     for piece in chain([b""], pieces):
         *records, left = (left + piece).split(ENDING)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from helpers import archive, bulk, screening, topics
+from helpers import archive, bulk, pubmed, screening, topics
 from helpers.errors import CourseError
 from helpers.paths import ROOT, SAMPLE
 from tests.sweeps import times
@@ -140,6 +140,14 @@ def test_the_file_that_cannot_be_read_is_named(name, damage, worth, apart, tmp_p
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CourseError, match=rf"{name} cannot be read as PubMed XML"):
         list(archive.stream(tmp_path, worth))
+
+
+def test_a_file_that_unzips_to_a_thousand_times_its_size_comes_in_bounded_pieces(tmp_path):
+    body = b"<PubmedArticleSet>" + b" " * 2**26 + b"</PubmedArticleSet>"
+    path = tmp_path / "large.xml.gz"
+    path.write_bytes(gzip.compress(body))
+    sizes = [len(piece) for piece in pubmed.read(path)]
+    assert sum(sizes) == len(body) and max(sizes) <= pubmed.MOST < len(body) / 4
 
 
 def test_a_reader_that_was_killed_is_named(monkeypatch, tmp_path):
