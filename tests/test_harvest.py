@@ -145,7 +145,8 @@ def test_pubmed_short_fails_and_resumes(server, tmp_path, fault):
         gather(load(server), tmp_path / "faulty")
     assert "PubMed" in caught.value.problem
     if fault == "429 hour":
-        told = r"HTTP 429, come back in 3,600 seconds|left alone for another 3,[56]\d\d seconds"  # whichever thread was first
+        # whichever request was first
+        told = r"HTTP 429, come back in 3,600 seconds|left alone for another 3,[56]\d\d seconds"
         assert re.search(told, caught.value.problem)
         time.sleep(0.2)  # for requests that were in flight
         server.plan, before = [], len(server.seen)
