@@ -2,7 +2,7 @@
 # PYTHON=python takes the active interpreter (conda, Colab) instead of making .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help pipeline test test-full lab lock always check
+.PHONY: help pipeline test test-full bench lab lock always check
 
 ifdef PYTHON
 INSTALLED := check
@@ -33,6 +33,9 @@ test: $(INSTALLED) ## lint, unit tests, all eight notebooks in profile smoke, th
 test-full: $(INSTALLED) ## make test with the long sweeps: kills, faults, damage and fuzz at their full numbers (hours)
 	SWEEP=full $(MAKE) test
 
+bench: $(INSTALLED) ## time our training, answers and probes against the usual recipes; then read reports/bench.json
+	@$(PYTHON) -m helpers.bench $(GIVEN)
+
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	@$(PYTHON) -m jupyterlab notebooks
 
@@ -40,7 +43,7 @@ lock: ## pin the newest packages that pyproject.toml allows in requirements.lock
 	@$(FIND_PYTHON) && $(WRITE_LOCK)
 
 check:
-	@$(PYTHON) -m helpers.dependencies check $(if $(filter test%,$(MAKECMDGOALS)),dev)
+	@$(PYTHON) -m helpers.dependencies check $(if $(filter test% bench,$(MAKECMDGOALS)),dev)
 
 # The stamp is the lock that was installed, written last: an install that was interrupted is made good.
 .venv/stamp: always

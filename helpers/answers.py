@@ -1,30 +1,18 @@
-"""Asking a model questions: batched, greedy, saved as they arrive."""
+"""Asking a model questions: in batches, each question read once, answers saved as they arrive."""
 
+import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers import chat, files
+from helpers import chat, decoding, files
 from helpers.progress import Line, forced
 
 BATCH = 10  # questions answered together
-
-
-class Watch(StoppingCriteria):
-    """Never stops anything; redraws the progress line at every token."""
-
-    def __init__(self, line: Line, doing: str, before: int, most: int, total: int):
-        self.line, self.doing, self.before, self.most, self.total = line, doing, before, most, total
-        self.tokens = 0
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
-        self.tokens += 1
-        self.line.show(self.doing, self.before + min(self.tokens, self.most), self.total, "tokens deep")
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def generate(
@@ -32,38 +20,34 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
     max_new_tokens: int = 160,
-    watch: Watch | None = None,
+    watch: Callable[[int], None] = lambda tokens: None,
+    samples: int = 0,
+    temperature: float = 0.7,
+    top_p: float = 0.95,
+    seed: int = 0,
 ) -> list[dict]:
     """Greedy answers to a batch: [{"response", "thinking", "finish_reason", "tokens"}] in the order asked.
 
-    `finish_reason` is "stop" if the model ended its answer and "length" if it was cut.
+    `finish_reason` is "stop" if the model ended its answer and "length" if it was cut. With `samples` each answer
+    also has "samples": so many more answers of the same form, drawn at `temperature` from the likeliest words of
+    probability `top_p` together. What is drawn depends on `seed`, the prompt and the number of the sample, not
+    on who else is in the batch. `watch` is told the number of tokens the answers have reached.
     """
     asked = [chat.prompt_ids(tokenizer, prompt) for prompt in prompts]
-    longest = max(map(len, asked))
-    padded = [[tokenizer.pad_token_id] * (longest - len(ids)) + ids for ids in asked]
-    mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in asked]
-    ends = end_tokens(model, tokenizer)
-    with torch.inference_mode():
-        out = model.generate(
-            input_ids=torch.tensor(padded, device=model.device),
-            attention_mask=torch.tensor(mask, device=model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            eos_token_id=ends,
-            pad_token_id=tokenizer.pad_token_id,
-            stopping_criteria=StoppingCriteriaList([watch] if watch else []),
-        )
-    return [finished(tokenizer, row[longest:].tolist(), ends) for row in out]
+    ends, per = chat.ends(model, tokenizer), 1 + samples
+    dice = [random.Random(f"{seed} {n} {prompt}") for prompt in prompts for n in range(per)]
 
+    def choose(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        tokens = decoding.likeliest(logits)
+        if sampled := [place for place, row in enumerate(rows) if row % per]:
+            chances = torch.tensor([dice[rows[place]].random() for place in sampled], device=logits.device)
+            tokens[sampled] = decoding.drawn(logits[sampled], chances, temperature, top_p)
+        return tokens
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that end an answer: the model's and the tokenizer's."""
-    own = model.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [own]
-    return sorted({i for i in [*own, tokenizer.eos_token_id] if i is not None})
+    found = decoding.continuations(model, asked, per, max_new_tokens, ends, choose, watch)
+    told = [finished(tokenizer, ids, ends) for ids in found]
+    together = [told[start : start + per] for start in range(0, len(told), per)]
+    return [answer | ({"samples": more} if more else {}) for answer, *more in together]
 
 
 def finished(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int]) -> dict:
@@ -100,7 +84,10 @@ def ask(
     open_questions = [q for q in questions if works[q["id"]] not in known]
     line, total = Line(), max_new_tokens * -(-len(open_questions) // BATCH)
     for number, batch in enumerate(batches(open_questions)):
-        watch = Watch(line, f"{row}: answering", number * max_new_tokens, max_new_tokens, total)
+
+        def watch(tokens: int, before: int = number * max_new_tokens) -> None:
+            line.show(f"{row}: answering", before + tokens, total, "tokens deep")
+
         started = time.perf_counter()
         answers = generate(model, tokenizer, [q["question"] for q in batch], max_new_tokens, watch)
         seconds = time.perf_counter() - started

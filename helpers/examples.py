@@ -35,10 +35,9 @@ def encode(rows: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: int
 
 def encode_row(row: dict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, object]:
     """{"input_ids", "answer_from"} of one row."""
-    answer = chat.answer_ids(tokenizer, row["completion"])
     if not row["prompt"]:
-        return {"input_ids": answer[:max_length], "answer_from": 1}
-    prompt = chat.prompt_ids(tokenizer, row["prompt"])
+        return {"input_ids": chat.running_ids(tokenizer, row["completion"])[:max_length], "answer_from": 1}
+    prompt, answer = chat.row_ids(tokenizer, row["prompt"], row["completion"])
     return {"input_ids": (prompt + answer)[:max_length], "answer_from": len(prompt)}
 
 
@@ -92,27 +91,42 @@ def cycled(rows: range, seed: int) -> Iterator[int]:
 
 
 def micro_batches(rows: list[int], sizes: list[int], batch_size: int, tokens: int) -> list[list[int]]:
-    """The rows of one update in groups of similar lengths, so that there is little padding.
+    """The rows of one update in groups that are computed together, as few and as even in tokens as they go.
 
-    A group has at most `batch_size` rows and, unless it is a single row, at most `tokens` tokens with padding.
+    A group has at most `batch_size` rows and, unless it is a single row, at most `tokens` tokens. Rows are dealt
+    longest first, each to the group with the fewest tokens.
     """
-    groups: list[list[int]] = []
-    for row in sorted(rows, key=lambda row: (sizes[row], row)):
-        if not groups or len(groups[-1]) == batch_size or (len(groups[-1]) + 1) * sizes[row] > tokens:
-            groups.append([])
-        groups[-1].append(row)
-    return groups
+    count = max(-(-len(rows) // batch_size), -(-sum(sizes[row] for row in rows) // tokens))
+    while True:
+        groups: list[list[int]] = [[] for _ in range(count)]
+        for row in sorted(rows, key=lambda row: (-sizes[row], row)):
+            room = [group for group in groups if len(group) < batch_size]
+            min(room, key=lambda group: sum(sizes[r] for r in group)).append(row)
+        if all(len(group) == 1 or sum(sizes[row] for row in group) <= tokens for group in groups if group):
+            return [group for group in groups if group]
+        count += 1
 
 
-def collate(examples: Dataset, rows: list[int], pad: int, device: str) -> dict[str, torch.Tensor]:
-    """Right-padded `input_ids`, `attention_mask` and `labels`, each (rows, longest)."""
+def collate(examples: Dataset, rows: list[int], device: str) -> dict[str, torch.Tensor]:
+    """The rows one after another in one sequence of all their tokens, T: no padding, and none sees another.
+
+    `input_ids`, `position_ids` and `labels` are (1, T); positions begin at 0 in every row, and a row's first token
+    is never graded, so that no row predicts the next. `cu_seq_lens_q` and `_k` (rows + 1) say where rows begin,
+    `max_length_q` and `_k` how long the longest is: the names by which flash attention knows packed rows.
+    """
     chosen = examples[rows]
-    longest = max(map(len, chosen["input_ids"]))
-    ids = torch.full((len(rows), longest), pad)
-    labels = torch.full((len(rows), longest), IGNORED)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for place, (row_ids, start) in enumerate(zip(chosen["input_ids"], chosen["answer_from"], strict=True)):
-        ids[place, : len(row_ids)] = torch.tensor(row_ids)
-        labels[place, start : len(row_ids)] = torch.tensor(row_ids[start:])
-        mask[place, : len(row_ids)] = 1
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
+    lengths = torch.tensor([len(ids) for ids in chosen["input_ids"]])
+    labels = [
+        torch.tensor([IGNORED] * start + ids[start:])
+        for ids, start in zip(chosen["input_ids"], chosen["answer_from"], strict=True)
+    ]
+    starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
+    longest = int(lengths.max())
+    packed = {
+        "input_ids": torch.cat([torch.tensor(ids) for ids in chosen["input_ids"]]),
+        "position_ids": torch.cat([torch.arange(n) for n in lengths.tolist()]),
+        "labels": torch.cat(labels),
+    }
+    batch = {name: tensor.unsqueeze(0).to(device) for name, tensor in packed.items()}
+    batch |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts}
+    return batch | {"max_length_q": longest, "max_length_k": longest}

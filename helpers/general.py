@@ -31,7 +31,17 @@ def pieces(path: Path) -> list[str]:
 
 
 def replay_rows() -> list[dict]:
-    """One training row for each piece of REPLAY: running text, so no prompt, and the whole is the completion."""
+    """One training row for each piece of REPLAY."""
+    return running_text(REPLAY, VIEW)
+
+
+def guard_rows() -> list[dict]:
+    """The pieces of GUARD in the form of training rows; they are only ever looked at."""
+    return running_text(GUARD, "guard")
+
+
+def running_text(path: Path, view: str) -> list[dict]:
+    """A row for each piece of a file: no prompt, and the whole is the completion."""
     return [
         {
             "text": piece,
@@ -40,8 +50,8 @@ def replay_rows() -> list[dict]:
             "title": "",
             "prompt": "",
             "completion": piece,
-            "view": VIEW,
+            "view": view,
             "licence": "CC0-1.0",
         }
-        for number, piece in enumerate(pieces(REPLAY), start=1)
+        for number, piece in enumerate(pieces(path), start=1)
     ]

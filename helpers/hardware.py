@@ -1,10 +1,13 @@
 """What this machine can do: which profile, which precision, how much memory."""
 
-import ctypes
+import os
 import platform
 import resource
 import time
 from functools import cache
+from hashlib import sha256
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -14,6 +17,15 @@ from helpers.files import read_json, write_json
 from helpers.paths import RAW
 
 MEASURED = RAW / "cpu.json"
+LIMITS = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "OMP_NUM_THREADS",
+)
+HOPELESS = 4  # times slower than float32: a wish for such a precision is refused
+FASTER = 0.9  # of float32's time: bfloat16 keeps 8 bits of each number, so it has to save something
 
 
 @cache
@@ -51,49 +63,130 @@ def matmul_seconds(dtype_name: str, size: int = 768, budget: float = 0.2) -> flo
     return sorted(seconds)[len(seconds) // 2]
 
 
+def machine() -> dict[str, object]:
+    """What the speed of this machine's products depends on, the limits that the environment sets among it."""
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text(errors="replace").splitlines() if listed.exists() else []
+    kind = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return {
+        "name": platform.node(),
+        "kind": [platform.machine(), platform.processor(), sha256("\n".join(kind).encode()).hexdigest()[:16]],
+        "cores": psutil.cpu_count(),
+        "torch": version("torch"),
+        "limits": {name: os.environ[name] for name in LIMITS if os.environ.get(name)},
+    }
+
+
 @cache
-def cpu_precisions() -> dict[str, float]:
+def cpu_precisions(names: tuple[str, ...] = ("float32", "bfloat16")) -> dict[str, float]:
     """{dtype name: median seconds of one product}, about half a second of work, measured once on a machine.
 
     Every later process reads what the first one measured, so that all stages compute alike. bfloat16 is several
-    times faster than float32 on a CPU with AVX512-BF16 or AMX, and slower without.
+    times faster than float32 on a CPU with AVX512-BF16 or AMX, and many times slower without.
     """
-    machine = [platform.node(), platform.machine(), platform.processor(), psutil.cpu_count()]
+    here, known = machine(), measured()
+    seconds = next((entry["seconds"] for entry in known if entry["machine"] == here), {})
+    if lacking := [name for name in names if name not in seconds]:
+        seconds = seconds | {name: matmul_seconds(name) for name in lacking}
+        others = [entry for entry in known if entry["machine"] != here]
+        write_json(MEASURED, {"machines": [*others, {"machine": here, "seconds": seconds}]})
+    return {name: seconds[name] for name in names}
+
+
+def measured() -> list[dict]:
+    """What is noted so far: [{"machine", "seconds"}], one for each machine that this folder has been on."""
     try:
-        known = read_json(MEASURED)
-    except CourseError:
-        known = {}
-    if known.get("machine") != machine:
-        known = {"machine": machine, "seconds": {name: matmul_seconds(name) for name in ("float32", "bfloat16")}}
-        write_json(MEASURED, known)
-    return known["seconds"]
+        return list(read_json(MEASURED)["machines"])
+    except (CourseError, KeyError, TypeError):  # absent, cut off, or of another form: measure again
+        return []
+
+
+@cache
+def gpu_capability() -> tuple[int, int]:
+    """Compute capability of the first CUDA GPU, (7, 5) for a T4; (0, 0) without one."""
+    if not gpu_memory():
+        return (0, 0)
+    import torch
+
+    return torch.cuda.get_device_capability(0)
+
+
+def half_precision() -> str:
+    """The 16-bit precision of this machine: bfloat16, or float16 on a GPU before compute capability 8.0.
+
+    torch.cuda.is_bf16_supported also counts emulation, so the capability is asked.
+    """
+    return "float16" if gpu_memory() and gpu_capability() < (8, 0) else "bfloat16"
 
 
 def compute_dtype(wanted: str = "auto") -> str:
     """The precision of the arithmetic: `wanted`, or what the hardware does best.
 
-    GPU: bfloat16 from compute capability 8.0 on, float16 before it (torch.cuda.is_bf16_supported also
-    counts emulation, so the capability is asked). CPU: whichever measured faster.
+    GPU: its 16-bit precision. CPU: whichever measured faster.
+
+    Raises CourseError where the hardware lacks the one wanted, or is hopelessly slow in it.
     """
+    if gpu_memory():
+        if wanted == "bfloat16" and half_precision() != "bfloat16":
+            raise CourseError(
+                f"DTYPE=bfloat16: this GPU has compute capability {shown_capability()}, and bfloat16 begins at 8.0",
+                "set DTYPE=auto (float16 here), float16 or float32",
+            )
+        return half_precision() if wanted == "auto" else wanted
+    if wanted == "float16" and (times := slower_than_float32("float16")) > HOPELESS:
+        raise CourseError(
+            f"DTYPE=float16: a product takes this CPU {times:.0f} times as long as in float32",
+            f"set DTYPE=auto ({compute_dtype()} here), bfloat16 or float32",
+        )
     if wanted != "auto":
         return wanted
-    if gpu_memory():
-        import torch
+    return "bfloat16" if slower_than_float32("bfloat16") < FASTER else "float32"
 
-        return "bfloat16" if torch.cuda.get_device_capability(0)[0] >= 8 else "float16"
-    seconds = cpu_precisions()
-    return min(seconds, key=seconds.get)
+
+def slower_than_float32(name: str) -> float:
+    """How many times as long as in float32 a product takes this CPU in the named dtype."""
+    names = ("float32", "bfloat16") if name in ("float32", "bfloat16") else ("float32", "bfloat16", name)
+    seconds = cpu_precisions(names)
+    return seconds[name] / seconds["float32"]
+
+
+def shown_capability() -> str:
+    return ".".join(map(str, gpu_capability()))
+
+
+def flash_installed() -> bool:
+    return find_spec("flash_attn") is not None
+
+
+def why_no_flash(dtype: str) -> str:
+    """Why flash attention cannot run here in `dtype`; "" if it can."""
+    if not gpu_memory():
+        return "it needs a CUDA GPU, and there is none here"
+    if gpu_capability() < (8, 0):
+        return f"it needs compute capability 8.0, and this GPU has {shown_capability()}"
+    if dtype not in ("bfloat16", "float16"):
+        return f"it computes in 16 bits, and the precision here is {dtype}"
+    return "" if flash_installed() else "the package flash-attn is not installed"
+
+
+def attention(wanted: str, dtype: str) -> str:
+    """The attention implementation for products in `dtype`, by transformers' name for it.
+
+    `auto` is flash_attention_2 where that can run (Dao 2023), else torch's own fused kernel, sdpa.
+
+    Raises CourseError if flash_attention_2 is wanted where it cannot run.
+    """
+    lacking = why_no_flash(dtype)
+    if wanted == "auto":
+        return "sdpa" if lacking else "flash_attention_2"
+    if wanted == "flash_attention_2" and lacking:
+        raise CourseError(f"ATTENTION=flash_attention_2: {lacking}", "set ATTENTION=auto, sdpa or eager")
+    return wanted
 
 
 def available_memory() -> int:
     """Bytes a training may use: the GPU's, or what this machine has free now."""
     return gpu_memory() or psutil.virtual_memory().available
-
-
-def give_back_memory() -> None:
-    """Return freed memory to the system where the C library can (glibc): rows of many lengths leave many gaps."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def memory_peak() -> int:

@@ -15,47 +15,62 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from helpers import chat, files, hardware
 from helpers.errors import CourseError
 from helpers.hardware import available_memory, compute_dtype, device
 from helpers.paths import relative
+from helpers.trained import RECORD
+from helpers.weights import MANIFEST
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`, padding on the left as generation needs it."""
+    """The tokenizer in `folder`, padding on the left as generation needs it, with tokens to end and to pad with.
+
+    Raises CourseError if it has no chat template, or one that cannot be followed.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
         raise CourseError(
             f"the tokenizer in {relative(folder)} has no chat template, so it was not made to answer questions",
             "choose an instruct or chat model as MODEL_NAME",
         )
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(chat.end_id(tokenizer))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def load(folder: Path, precision: str = "auto", attention: str = "auto", dtype: str = "auto") -> PreTrainedModel:
     """The model in `folder`, ready to answer.
 
-    `precision` is float32, bfloat16, float16, auto (what the hardware does best) or nf4: 4-bit weights,
-    computed with in `dtype` (Dettmers et al. 2023, "QLoRA").
+    `precision` is that of the weights: float32, bfloat16, float16, auto (what the hardware does best) or nf4,
+    4-bit weights (Dettmers et al. 2023, "QLoRA"). `dtype` is that of the products if it is another one: nf4 needs
+    one to compute in, and float32 weights are trained with products in 16 bits.
 
-    Raises CourseError where the weights do not load or bitsandbytes cannot work on this machine.
+    Raises CourseError where the weights do not load, `attention` is not to be had, or bitsandbytes cannot work.
     """
     options = {"use_safetensors": True, "device_map": device()}
-    if attention != "auto":
-        options["attn_implementation"] = attention
+    stored = dtype if precision == "nf4" else precision
+    options["dtype"] = getattr(torch, compute_dtype(stored))
+    products = compute_dtype(stored if dtype == "auto" else dtype)
+    implementation = hardware.attention(attention, products)
+    if implementation != "sdpa":  # transformers takes sdpa wherever the model can do it, else eager
+        options["attn_implementation"] = implementation
     if precision == "nf4":
         require_four_bit()
-        options["dtype"] = getattr(torch, compute_dtype(dtype))
         options["quantization_config"] = four_bit(options["dtype"])
-    else:
-        options["dtype"] = getattr(torch, compute_dtype(precision))
     try:
         model, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        if "attn_implementation" in options and "attn_implementation" in str(error):
+            raise CourseError(
+                f"ATTENTION={attention}: {AutoConfig.from_pretrained(folder).model_type} models do not support it",
+                "set ATTENTION=auto",
+            ) from error
         raise CourseError(
             f"the model in {relative(folder)} does not load: {str(error).splitlines()[0][:200]}",
             "run stage 1 again (make pipeline STAGES=1 FORCE=1), or choose another MODEL_NAME",
@@ -123,12 +138,28 @@ def require_four_bit() -> None:
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     """`base` with the adapter in `folder` on top, ready to answer.
 
-    Raises CourseError if the adapter changes nothing, which means that it was not trained or not loaded.
+    Raises CourseError if a file of it is not the one that was saved, if it was trained on another model, or if
+    it changes nothing, which means that it was not trained or not loaded.
     """
+    record, again = files.read_json(folder / RECORD), "run stage 4 again (make pipeline STAGES=4 FORCE=4)"
+    whole = {name: (folder / name).exists() and files.sha256(folder / name) for name in record["files"]}
+    if damaged := sorted(name for name, sha in record["files"].items() if whole[name] != sha):
+        raise CourseError(f"{relative(folder)}: {damaged[0]} is missing or not the file that was saved", again)
+    manifest = Path(base.config.name_or_path) / MANIFEST
+    below = files.read_json(manifest) if manifest.exists() else record["base"]
+    if any(record["base"][part] != below[part] for part in ("id", "revision")):
+        trained, given = (f"{b['id']} ({b['revision'][:12]})" for b in (record["base"], below))
+        raise CourseError(f"the adapter in {relative(folder)} was trained on {trained}, not on {given}", again)
     model = PeftModel.from_pretrained(base, folder).eval()
     if not any(w.abs().max() > 0 for name, w in model.named_parameters() if "lora_B" in name):
-        raise CourseError(f"the adapter in {relative(folder)} is all zeros", "run stage 4 again with FORCE=4")
+        raise CourseError(f"the adapter in {relative(folder)} is all zeros", again)
     return model
+
+
+def outline(folder: Path) -> PreTrainedModel:
+    """The model in `folder` without its weights, from its configuration alone: to count and to ask."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
 
 
 def bytes_of(model: torch.nn.Module) -> int:
@@ -139,11 +170,8 @@ def bytes_of(model: torch.nn.Module) -> int:
 
 def footprints(folder: Path) -> dict[str, float]:
     """{precision: megabytes of the weights}: measured, or for what this machine could not hold, counted."""
-    config = AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
-        weights = sum(w.numel() for w in AutoModelForCausalLM.from_config(config).parameters())
-    sizes = {}
-    for name, width in (("float32", 4), ("bfloat16", 2), ("nf4", 0.6)):
+    weights, sizes = sum(w.numel() for w in outline(folder).parameters()), {}
+    for name, width in (("float32", 4), (hardware.half_precision(), 2), ("nf4", 0.6)):
         if width * weights > 0.5 * available_memory():
             sizes[f"{name} (counted)"] = width * weights / 1e6
         else:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import DisplayHandle
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.planner import Plan
-from helpers.training import History
 
 if TYPE_CHECKING:
     from helpers.papers import Paper
@@ -38,13 +37,28 @@ def figure(columns: int = 1, **options: object) -> tuple[Figure, np.ndarray]:
     """A figure in the course's style and its axes, always as an array."""
     with plt.rc_context(STYLE):
         made, axes = plt.subplots(1, columns, squeeze=False, **options)
-    for axis in axes[0]:
+    made.set_layout_engine("constrained")
+    return dress(made), axes[0]
+
+
+def mosaic(layout: list[list[str]], places: dict[str, float], **options: object) -> tuple[Figure, dict[str, Axes]]:
+    """A figure in the course's style whose panels lie as their names do in `layout`.
+
+    `places` are the margins in shares of the figure, as GridSpec names them: nothing moves from drawing to drawing.
+    """
+    with plt.rc_context(STYLE | {"figure.constrained_layout.use": False}):
+        made, axes = plt.subplot_mosaic(layout, gridspec_kw=places, **options)
+    return dress(made), axes
+
+
+def dress(made: Figure) -> Figure:
+    """The parts of the style that are set on a figure itself; it is not shown until a cell ends with it."""
+    for axis in made.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
         axis.set_axisbelow(True)
-    made.set_layout_engine("constrained")
     plt.close(made)
-    return made, axes[0]
+    return made
 
 
 def footprints(megabytes: dict[str, float]) -> Figure:
@@ -176,49 +190,26 @@ def row_lengths(sizes: list[int], limit: int) -> Figure:
 
 
 def memory(plan: Plan) -> Figure:
-    """Stacked bar: what the training will take, part by part, against what is free."""
-    made, (axis,) = figure(figsize=(8, 2.2))
-    left, shades = 0.0, plt.get_cmap("viridis")(np.linspace(0.15, 0.9, len(plan.parts)))
-    for (name, size), shade in zip(plan.parts.items(), shades, strict=True):
-        axis.barh(["needed"], [size / 2**30], left=left, color=shade, label=name)
-        left += size / 2**30
-    axis.axvline(plan.available / 2**30, color=ORANGE, linestyle="--", label="free now")
-    axis.set(xlabel="memory (GiB, estimated)")
+    """Stacked bar: what the training will take, part by part, against what is there."""
+    return fits({"needed": plan})
+
+
+def fits(plans: dict[str, Plan]) -> Figure:
+    """One stacked bar for each plan of {name: plan}: its parts of memory, against what this machine has."""
+    made, (axis,) = figure(figsize=(8, 1.6 + 0.6 * len(plans)))
+    names = list(dict.fromkeys(part for plan in plans.values() for part in plan.parts))
+    shades = dict(zip(names, plt.get_cmap("viridis")(np.linspace(0.1, 0.95, len(names))), strict=True))
+    left = dict.fromkeys(plans, 0.0)
+    for part in names:
+        sizes = [plan.parts.get(part, 0) / 2**30 for plan in plans.values()]
+        axis.barh(list(plans), sizes, left=list(left.values()), color=shades[part], label=part)
+        left = {name: left[name] + size for name, size in zip(plans, sizes, strict=True)}
+    there = max(plan.available for plan in plans.values()) / 2**30
+    axis.axvline(there, color=ORANGE, linestyle="--", label="there is")
+    axis.set(xlabel="memory (GiB, estimated)", xlim=(0, 1.05 * max(there, *left.values())))
+    axis.invert_yaxis()
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     return made
-
-
-def curves(history: History, total: int | None = None) -> Figure:
-    """Training loss of every update, held-out loss where it was looked at, and the learning rate."""
-    made, (loss, rate) = figure(2, figsize=(10, 3.2), width_ratios=(2, 1))
-    if not history.updates and not history.held_out:
-        loss.text(0.5, 0.5, "not trained in this run", ha="center", va="center", transform=loss.transAxes)
-    steps = [u["step"] for u in history.updates]
-    loss.plot(steps, [u["loss"] for u in history.updates], color=GREY, alpha=0.6, label="training rows")
-    looks = history.held_out
-    loss.plot([x["step"] for x in looks], [x["loss"] for x in looks], "o-", color=BLUE, label="held-out rows")
-    loss.set(xlabel="update", ylabel="loss (nats per graded token)", xlim=(0, max(1, total or len(steps))))
-    loss.legend()
-    rate.plot(steps, [u["learning_rate"] for u in history.updates], color=GREEN)
-    rate.set(xlabel="update", ylabel="learning rate", xlim=(0, max(1, total or len(steps))))
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    return made
-
-
-class LiveCurves:
-    """`curves`, redrawn in place while a training runs."""
-
-    def __init__(self) -> None:
-        self.handle = DisplayHandle()
-        self.shown = False
-
-    def __call__(self, history: History, total: int) -> None:
-        picture = curves(history, total)
-        if self.shown:
-            self.handle.update(picture)
-        else:
-            self.handle.display(picture)
-        self.shown = True
 
 
 def change_by_layer(changes: dict[str, list[float]]) -> Figure | None:

@@ -25,17 +25,21 @@ class Line:
 
     def __init__(self) -> None:
         self.handle = DisplayHandle()
-        self.started = self.shown = 0.0
+        self.started = self.shown = self.first = 0.0
 
     def show(self, doing: str, done: float, total: float, note: str = "") -> None:
-        """Redraw: what, a bar, done of total, elapsed and remaining time, and `note`."""
+        """Redraw: what, a bar, done of total, elapsed and remaining time, and `note`.
+
+        The time that remains is told from what was done since the first call: what was resumed took none.
+        """
         now = time.monotonic()
-        self.started = self.started or now
+        if not self.started:
+            self.started, self.first = now, done
         if done < total and now - self.shown < 0.5:
             return
         share = done / total if total else 1.0
         elapsed = now - self.started
-        left = f", {clock(elapsed / share - elapsed)} left" if 0 < share < 1 else ""
+        left = f", {clock(elapsed * (total - done) / (done - self.first))} left" if self.first < done < total else ""
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
         line = Markdown(f"{doing} `{bar}` {done:,.0f} of {total:,.0f} · {clock(elapsed)}{left} {note}".rstrip())
         if self.shown:

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
         "auto", description="precision of the arithmetic; auto asks the hardware"
     )
     ATTENTION: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
-        "auto", description="attention implementation; auto lets transformers choose"
+        "auto", description="attention implementation; auto: flash attention where it can run"
     )
 
     QUESTIONS_FILE: FromRoot | None = Field(None, description="your own questions, JSON or CSV")
@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     )
     GRADIENT_CHECKPOINTING: Literal["auto", "on", "off"] = Field(
         "auto", description="recompute activations to save memory; auto: on a GPU only"
+    )
+    EARLY_STOPPING: Literal["off", "held_out", "guard"] = Field(
+        "off", description="stop when this loss has risen for two looks, and keep the best weights seen"
     )
     SEED: Annotated[int, Field(ge=0, lt=2**31)] = Field(42, description="seed of every random choice")
 

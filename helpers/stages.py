@@ -70,7 +70,7 @@ STAGES = (
         "4_qlora_finetune",
         "QLoRA: train an adapter",
         (1, 3),
-        ("base", "rows", "replay", "held_out"),
+        ("base", "rows", "replay", "guard", "held_out"),
         ("qlora_model",),
     ),
     Stage(
@@ -86,7 +86,7 @@ STAGES = (
         "6_full_finetune",
         "Full fine-tuning: train every weight",
         (1, 3),
-        ("base", "rows", "replay", "held_out"),
+        ("base", "rows", "replay", "guard", "held_out"),
         ("full_model",),
     ),
     Stage(
@@ -145,6 +145,7 @@ def artefact(name: str, settings: Settings, folders: Folders) -> Path | None:
         "archive": settings.PAPERS_ARCHIVE,
         "rows": settings.TRAINING_DATA or folders.training_data,
         "replay": GENERAL / "replay.txt" if settings.REPLAY_RATIO else None,
+        "guard": GENERAL / "guard.txt",
     }
     return places[name] if name in places else getattr(folders, name)
 

@@ -3,27 +3,44 @@
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers import files
+from helpers import chat, files
 
 RECORD = "training.json"
-MEASURED = ("seconds", "peak_memory")  # differ from run to run, so they are kept beside the result, not in it
+MEASURED = ("pace",)  # differs from run to run, so it is kept beside the result, not in it
 
 
 @dataclass
 class History:
-    """What happened: one row per update, and one per look at the held-out rows."""
+    """What happened: one line per update, and one per look at what is not trained on. Losses in nats per token."""
 
-    updates: list[dict] = field(default_factory=list)  # step, tokens, loss, learning_rate
-    held_out: list[dict] = field(default_factory=list)  # step, loss
-    seconds: float = 0.0
-    peak_memory: int = 0  # bytes
+    updates: list[dict] = field(default_factory=list)  # step, tokens (without padding), loss, learning_rate
+    held_out: list[dict] = field(default_factory=list)  # step, loss, and guard: the loss on general text
+    chosen: int | None = None  # the update whose weights are the result; None until that is settled
+    chosen_by: list[str] = field(default_factory=list)  # papers that had a say in that
+    pace: list[dict] = field(default_factory=list)  # step, seconds, memory: bytes held at most so far
 
     @property
     def tokens(self) -> int:
-        """Tokens read in training so far, padding not counted."""
+        """Tokens read in training so far."""
         return sum(update["tokens"] for update in self.updates)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in updates; looks and saving are not counted."""
+        return sum(update["seconds"] for update in self.pace)
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes."""
+        return max((update["memory"] for update in self.pace), default=0)
+
+    @property
+    def kept(self) -> dict:
+        """The look at the weights that are the result."""
+        return next(look for look in self.held_out if look["step"] == self.chosen)
 
     def lasting(self) -> dict:
         """What is the same on every run."""
@@ -38,8 +55,12 @@ def save(
     key: str,
     base: dict,
     out: Path,
+    state: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """The trained weights, the tokenizer and training.json in `out`, complete or not at all."""
+    """The trained weights, the tokenizer and training.json in `out`, complete or not at all.
+
+    `state` has the weights where the model itself holds only its process's part of them.
+    """
     files.require_space(out, sum(4 * w.numel() for w in model.parameters() if w.requires_grad), "saving the result")
     with files.writing_folder(out) as temporary:
         if hasattr(model, "peft_config"):
@@ -50,7 +71,10 @@ def save(
             (temporary / "README.md").unlink(missing_ok=True)  # peft's card is an empty form
         else:
             model.config.name_or_path = ""
-            model.save_pretrained(temporary)
+            model.generation_config.eos_token_id = chat.ends(
+                model, tokenizer
+            )  # for those who call generate themselves
+            model.save_pretrained(temporary, state_dict=state)
         tokenizer.save_pretrained(temporary)
         hashes = {file.name: files.sha256(file) for file in sorted(temporary.iterdir()) if file.is_file()}
         record = {"key": key, "base": base, "recipe": recipe, "history": history.lasting(), "files": hashes}

@@ -1,9 +1,10 @@
 """One fine-tuning from rows to saved weights: what notebooks 4 and 6 share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from datasets import Dataset
@@ -11,14 +12,40 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers import examples, files, general, held_out, models, planner, receipts, rows, training, weights
+from helpers import (
+    attention,
+    chat,
+    examples,
+    files,
+    general,
+    held_out,
+    models,
+    planner,
+    receipts,
+    recipes,
+    rows,
+    speed,
+    training,
+    updates,
+    weights,
+)
 from helpers.errors import CourseError
 from helpers.paths import base_model
 from helpers.session import Session
 
-CODE = ("chat", "examples", "models", "training", "checkpoints")  # what the trained weights depend on
+CODE = (
+    "attention",
+    "chat",
+    "checkpoints",
+    "examples",
+    "models",
+    "ranks",
+    "recipes",
+    "training",
+    "updates",
+)  # trained by
 WHERE_FROM = ("base_model_name_or_path", "revision", "peft_version")  # of a LoraConfig: say nothing of its shape
-WATCHED_SHARE = 0.05  # of the token budget: the held-out rows whose loss is watched during training
+WATCHED_SHARE = 0.03  # of the token budget: the held-out rows, and the general text, looked at during training
 
 
 @dataclass
@@ -26,12 +53,10 @@ class Tuning:
     """What a fine-tuning starts from, and whether it is to happen at all (`declined` says why not)."""
 
     session: Session
-    recipe: training.Recipe
+    recipe: recipes.Recipe
     tokenizer: PreTrainedTokenizerBase
     rows: list[dict]
-    examples: Dataset
-    replay: int  # so many of the last rows are general text
-    held_out: Dataset
+    reading: training.Reading
     plan: planner.Plan
     declined: str = ""
 
@@ -44,6 +69,11 @@ class Tuning:
         return self.session.folders.qlora_model if self.recipe.method == "qlora" else self.session.folders.full_model
 
     @property
+    def examples(self) -> Dataset:
+        """The training rows as token ids."""
+        return self.reading.rows
+
+    @property
     def lengths(self) -> list[int]:
         return examples.lengths(self.examples)
 
@@ -52,33 +82,67 @@ class Tuning:
         """What will be read: {"view", "disease", "tokens"} of every row of every update, in that order."""
         sizes = self.lengths
         views, diseases = self.examples["view"], self.examples["disease"]
-        read = (row for update in training.plan_updates(sizes, self.recipe, self.replay) for row in update)
+        read = (row for update in recipes.plan_updates(sizes, self.recipe, self.reading.replay) for row in update)
         return [{"view": views[n], "disease": diseases[n], "tokens": sizes[n]} for n in read]
 
 
 def prepare(session: Session, method: str) -> Tuning:
-    """Rows, held-out rows, recipe and memory plan of a training by `method` (qlora or full)."""
+    """Rows, held-out rows, recipe and memory plan of a training by `method` (qlora or full).
+
+    Raises CourseError for rows of held-out papers, and where QLoRA does not fit.
+    """
     settings, folders = session.settings, session.folders
     tokenizer = models.load_tokenizer(base_model(settings.MODEL_NAME))
-    recipe = training.recipe(settings, method)
+    recipe = recipes.recipe(settings, method)
     training_rows = rows.load_rows(settings.TRAINING_DATA or folders.training_data)
-    refuse_held_out(training_rows, held_out.load(folders.held_out))
+    papers = held_out.load(folders.held_out)
+    refuse_held_out(training_rows, papers)
     training_rows += general.replay_rows() if settings.REPLAY_RATIO else []
-    unseen = [row for paper in held_out.load(folders.held_out) for row in paper["rows"][:1]]
-    encoded = examples.encode(list(map(described, training_rows)), tokenizer, settings.MAX_SEQ_LENGTH)
-    watched = examples.encode(list(map(described, unseen)), tokenizer, settings.MAX_SEQ_LENGTH)
-    watched = watched.select(range(within(examples.lengths(watched), WATCHED_SHARE * settings.TOKEN_BUDGET)))
-    longest = max(examples.lengths(encoded))
-    rank = settings.LORA_R if method == "qlora" else 0
-    plan = planner.plan(base_model(settings.MODEL_NAME), replace(recipe, max_length=longest), rank)
-    declined = why_not(settings.FULL_FINETUNE, plan) if method == "full" else ""
-    replay = list(encoded["view"]).count(general.VIEW)
-    return Tuning(session, recipe, tokenizer, training_rows, encoded, replay, watched, plan, declined)
+    encoded = encode(training_rows, tokenizer, settings)
+    reading = training.Reading(
+        encoded,
+        watched([row for paper in papers for row in paper["rows"][:1]], tokenizer, settings),
+        watched(general.guard_rows(), tokenizer, settings),
+        replay=list(encoded["view"]).count(general.VIEW),
+    )
+    plan, declined = foresee(settings, recipe, reading), ""
+    if method == "full":
+        declined = why_not(settings.FULL_FINETUNE, plan)
+    else:
+        planner.require(plan, "QLoRA")
+    return Tuning(session, recipe, tokenizer, training_rows, reading, plan, declined)
 
 
-def described(row: dict) -> dict[str, str]:
-    """What training reads of a row; one of the user's own may lack the last two."""
-    return {name: row.get(name, "not said") for name in ("text", "prompt", "completion", "view", "disease")}
+def foresee(settings: SimpleNamespace, recipe: recipes.Recipe, reading: training.Reading) -> planner.Plan:
+    """What the training will take, by the largest micro-batch that it will really have."""
+    sizes = examples.lengths(reading.rows)
+    portions = recipes.plan_updates(sizes, recipe, reading.replay)
+    groups = [group for portion in portions for group in recipes.groups_of(portion, sizes, recipe)]
+    adapter = {"rank": settings.LORA_R, "targets": settings.LORA_TARGET_MODULES} if recipe.method == "qlora" else {}
+    return planner.plan(
+        base_model(settings.MODEL_NAME),
+        recipe,
+        lengths=max(([sizes[row] for row in group] for group in groups), key=sum),
+        graded=max(updates.graded_tokens(reading.rows, group) for group in groups),
+        tokens=sum(sizes[row] for portion in portions for row in portion),
+        name=settings.MODEL_NAME,
+        **adapter,
+    )
+
+
+def encode(rows: list[dict], tokenizer: PreTrainedTokenizerBase, settings: SimpleNamespace) -> Dataset:
+    """Rows as token ids, with what training reads of them; a row of the user's own may lack view and disease."""
+    names = ("text", "prompt", "completion", "paper_id", "view", "disease")
+    described = [{name: row.get(name, "not said") for name in names} for row in rows]
+    encoded = examples.encode(described, tokenizer, settings.MAX_SEQ_LENGTH)
+    chat.require_same_prefix(tokenizer, encoded)
+    return encoded
+
+
+def watched(rows: list[dict], tokenizer: PreTrainedTokenizerBase, settings: SimpleNamespace) -> Dataset:
+    """The first of these rows as token ids: as many as a look may take of TOKEN_BUDGET."""
+    encoded = encode(rows, tokenizer, settings)
+    return encoded.select(range(within(examples.lengths(encoded), WATCHED_SHARE * settings.TOKEN_BUDGET)))
 
 
 def refuse_held_out(training_rows: list[dict], papers: list[dict]) -> None:
@@ -104,18 +168,22 @@ def why_not(wanted: str, plan: planner.Plan) -> str:
     if wanted == "off":
         return "FULL_FINETUNE=off"
     if wanted == "auto" and not plan.fits:
-        return f"all weights do not fit: {plan.sentence} (FORCE=6 asks again)"
+        return f"all weights do not fit: {plan.sentence}; {plan.way_out} (FORCE=6 asks again)"
     return ""
 
 
 def load_frozen(tuning: Tuning) -> PreTrainedModel:
-    """The base in 4 bits."""
-    return models.load(tuning.base, "nf4", tuning.session.settings.ATTENTION, tuning.recipe.dtype)
+    """The base in 4 bits; on a CPU the same values, spelled out once instead of at every product."""
+    return models.unpack(models.load(tuning.base, "nf4", attention_of(tuning), tuning.recipe.dtype))
 
 
 def load_trainable(tuning: Tuning) -> PreTrainedModel:
     """The base in float32, every weight trainable."""
-    return models.load(tuning.base, "float32", tuning.session.settings.ATTENTION).requires_grad_(True)
+    return models.load(tuning.base, "float32", attention_of(tuning), tuning.recipe.dtype).requires_grad_(True)
+
+
+def attention_of(tuning: Tuning) -> str:
+    return attention.for_training(tuning.session.settings.ATTENTION, tuning.recipe.dtype)
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
@@ -141,28 +209,52 @@ def target_modules(setting: str) -> str | list[str]:
 
 
 def train(
-    tuning: Tuning, model: PreTrainedModel | None, show: Callable[[training.History, int], None]
+    tuning: Tuning,
+    model: PreTrainedModel | None,
+    show: Callable[[training.History, int], None] = lambda history, total: None,
 ) -> training.History:
     """Train `model` (None if declined) and save it; what happened."""
     if model is None:
         return training.History()
     manifest = weights.read_manifest(tuning.session.settings.MODEL_NAME)
     knobs = (tuning.session.settings.ATTENTION, adapter_shape(model))
-    held = list(tuning.held_out["text"])
-    parts = [manifest["files"], tuning.rows, held, *knobs, receipts.code_of(*CODE)]
-    return training.fit(
+    looked_at = [list(tuning.reading.held_out["text"]), list(tuning.reading.guard["text"])]
+    parts = [manifest["files"], tuning.rows, *looked_at, *knobs, receipts.code_of(*CODE)]
+    history = training.fit(
         model,
-        tuning.examples,
-        tuning.held_out,
+        tuning.reading,
         tuning.recipe,
         tuning.tokenizer,
         identity=files.sha256_of(parts),
         base={name: manifest[name] for name in ("id", "source", "revision", "licence")},
         out=tuning.out,
         work=tuning.session.folders.models / "work" / tuning.recipe.method,
-        replay=tuning.replay,
         show=show,
     )
+    speed.remember(tuning.session.settings.MODEL_NAME, tuning.recipe, history.tokens, history.seconds)
+    return history
+
+
+def reloaded_loss(tuning: Tuning) -> float:
+    """The held-out loss of what lies on disk, loaded as the next notebook will: nats per graded token."""
+    if tuning.recipe.method == "qlora":
+        model = models.load_adapter(load_frozen(tuning), tuning.out)
+    else:
+        model = models.load(tuning.out, "float32", attention_of(tuning), tuning.recipe.dtype)
+    return updates.evaluate(model, tuning.reading.held_out, tuning.recipe)
+
+
+def with_adapter(tuning: Tuning) -> PeftModel:
+    """The frozen base with the adapter that notebook 4 describes."""
+    knobs = tuning.session.settings
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=knobs.LORA_R,
+        lora_alpha=knobs.LORA_ALPHA,
+        lora_dropout=knobs.LORA_DROPOUT,
+        target_modules=target_modules(knobs.LORA_TARGET_MODULES),
+    )
+    return add_adapter(load_frozen(tuning), config, knobs.SEED)
 
 
 def adapter_shape(model: PreTrainedModel) -> dict[str, str]:

@@ -1,20 +1,16 @@
-"""A model is asked in batches, greedily, and what it said is on disk before it is asked again."""
+"""A model is asked in batches, and what it said is on disk before it is asked again."""
 
-import copy
-import math
+from collections import Counter
 
 import pytest
 import tiny
 import torch
 
-from helpers import answers, chat, files, held_out, models
+from helpers import answers, chat, decoding, files, models
 
 QUESTIONS = [
     {"id": n, "category": "lupus", "difficulty": "easy", "question": f"Why is TNF-α {'so ' * (2 * n % 5)}raised? {n}"}
     for n in range(13)
-]
-PAPERS = [
-    {"paper_id": str(n), "title": f"Study {n}", "abstract": "β-cells are few. " * (1 + 5 * n)} for n in range(6)
 ]
 
 
@@ -70,11 +66,104 @@ def test_greedy_is_the_likeliest_token_each_time(speaker):
 def test_an_answer_stops_where_the_model_ends_it(speaker, monkeypatch):
     first, second, third = most_likely(speaker, "Is it lupus?", 3)
     assert third not in (first, second)
-    monkeypatch.setattr(answers, "end_tokens", lambda *_: [2, third])
+    monkeypatch.setattr(chat, "ends", lambda *_: [2, third])
     ended, other = answers.generate(*speaker, ["Is it lupus?", "Why?"], 8)
     assert (ended["finish_reason"], ended["tokens"]) == ("stop", 2)
     assert ended["response"] == speaker[1].decode([first, second]).strip()
     assert other == answers.generate(*speaker, ["Why?"], 8)[0], "the one beside it is not cut"
+
+
+def reference(model, prompts, most, ends):
+    """transformers' own greedy tokens, one prompt at a time, up to and with the end."""
+    tokens = []
+    for ids in prompts:
+        out = model.generate(
+            input_ids=torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            max_new_tokens=most,
+            do_sample=False,
+            eos_token_id=ends,
+            pad_token_id=2,
+        )
+        tokens.append(out[0, len(ids) :].tolist())
+    return tokens
+
+
+def greedy(model, prompts, most, ends):
+    return decoding.continuations(
+        model, prompts, 1, most, ends, lambda logits, rows: decoding.likeliest(logits), lambda depth: None
+    )
+
+
+def test_tokens_are_those_of_transformers_and_rows_end_at_their_own_time(speaker):
+    model, tokenizer = speaker
+    prompts = [chat.prompt_ids(tokenizer, "Why? " * n) for n in range(12)]
+    plain = reference(model, prompts, 100, [2])
+    assert greedy(model, prompts, 100, [2]) == plain, "also where the cache makes room"
+    common = [token for token, _ in Counter(t for row in plain for t in set(row)).most_common(30)]
+    expected = reference(model, prompts, 100, [2, *common[::3]])
+    assert len({len(row) for row in expected}) > 3, "they end at many depths"
+    assert greedy(model, prompts, 100, [2, *common[::3]]) == expected
+
+
+def test_the_embedded_model_says_what_it_says_to_transformers():
+    model, tokenizer = models.load(tiny.embedded(), "float32"), tiny.embedded_tokenizer()
+    prompts = [chat.prompt_ids(tokenizer, question) for question in ("Hi", "What is lupus, in a few words?")]
+    assert greedy(model, prompts, 12, [2]) == reference(model, prompts, 12, [2])
+
+
+def test_rows_that_have_ended_cost_nothing(speaker, monkeypatch):
+    model, tokenizer = speaker
+    prompts = [chat.prompt_ids(tokenizer, "Why? " * n) for n in range(6)]
+    sizes, forward = [], model.forward
+
+    def counted(*args, **options):
+        sizes.append(len(options["input_ids"]))
+        return forward(*args, **options)
+
+    monkeypatch.setattr(model, "forward", counted)
+    plain = greedy(model, prompts, 30, [])
+    ends = [plain[0][3], plain[1][7]]
+    sizes.clear()
+    lengths = [len(row) for row in greedy(model, prompts, 30, ends)]
+    assert min(lengths) < 30
+    assert sizes == [6, *(sum(length > depth for length in lengths) for depth in range(1, max(lengths)))]
+
+
+def test_samples_are_drawn_alike_in_any_company(speaker, monkeypatch):
+    read, known = [], decoding.read
+    monkeypatch.setattr(decoding, "read", lambda model, prompts: read.append(len(prompts)) or known(model, prompts))
+    prompts = [q["question"] for q in QUESTIONS[:5]]
+    together = answers.generate(*speaker, prompts, 12, samples=3)
+    assert read == [5], "every prompt is read once"
+    alone = [answers.generate(*speaker, [prompt], 12, samples=3)[0] for prompt in reversed(prompts)]
+    assert together == alone[::-1]
+    assert together == [
+        {**plain, "samples": said["samples"]}
+        for plain, said in zip(answers.generate(*speaker, prompts, 12), together, strict=True)
+    ]
+    fewer = answers.generate(*speaker, prompts[:1], 12, samples=1)
+    assert fewer[0]["samples"] == together[0]["samples"][:1]
+    assert len({sample["response"] for said in together for sample in said["samples"]}) == 15
+    assert answers.generate(*speaker, prompts, 12, samples=3, seed=1)[0]["samples"] != together[0]["samples"]
+    careful = answers.generate(*speaker, prompts[:1], 12, samples=2, top_p=1e-6)[0]
+    assert [sample["response"] for sample in careful["samples"]] == [careful["response"]] * 2
+
+
+@pytest.mark.parametrize(("words", "flat"), [(5, 1.0), (2000, 1.0), (2000, 0.0)])
+def test_what_is_drawn_has_the_nucleus_probabilities(words, flat):
+    logits = torch.randn(words, generator=torch.Generator().manual_seed(1)) * (1 - flat) * 4
+    logits[1] = 8.0
+    likely = (logits / 0.7).softmax(-1)
+    order = likely.argsort(descending=True)
+    size = int((likely[order].cumsum(0) < 0.9).sum()) + 1
+    nucleus = set((likely >= likely[order[size - 1]]).nonzero()[:, 0].tolist())
+    chances = (torch.arange(4000) + 0.5) / 4000
+    found = Counter(decoding.drawn(logits.expand(4000, -1), chances, 0.7, 0.9).tolist())
+    mass = sum(likely[word].item() for word in nucleus)
+    assert found.keys() <= nucleus
+    assert all(abs(found[word] / 4000 - likely[word].item() / mass) < 1.5 / 4000 for word in nucleus)
+    assert decoding.drawn(logits[None], torch.tensor([1.0]), 0.7, 0.9).item() in range(words)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +187,7 @@ def test_every_token_that_ends_an_answer_is_known(speaker, monkeypatch):
     model, tokenizer = speaker
     for own, ends in ((None, [2]), (0, [0, 2]), ([1, 0], [0, 1, 2])):
         monkeypatch.setattr(model.generation_config, "eos_token_id", own)
-        assert answers.end_tokens(model, tokenizer) == ends
+        assert chat.ends(model, tokenizer) == ends
 
 
 def test_rows_have_the_seeds_keys_first_and_honest_times(speaker, tmp_path):
@@ -180,48 +269,3 @@ def test_an_empty_answer_is_an_answer(speaker, tmp_path, asked, monkeypatch):
     assert files.read_jsonl(tmp_path / "notes.jsonl")[0]["tokens"] == 0
     monkeypatch.undo()
     assert ask(speaker, tmp_path / "notes.jsonl") == rows, "and not asked for again"
-
-
-def measure(speaker, notes, papers=PAPERS, length=64):
-    return held_out.measure(*speaker, papers, row="base", identity="model", max_length=length, notes=notes)
-
-
-def test_bits_per_byte_are_the_models_own_surprise(speaker, tmp_path):
-    model, tokenizer = speaker
-    items = measure(speaker, tmp_path / "notes.jsonl")
-    assert [item["item"] for item in items] == [paper["paper_id"] for paper in PAPERS]
-    for item, paper in zip(items, PAPERS, strict=True):
-        ids = chat.plain_ids(tokenizer, held_out.text_of(paper))[:64]
-        with torch.no_grad():
-            labels = torch.tensor([[tokenizer.bos_token_id, *ids]])
-            mean = model(labels, labels=labels).loss.item()
-        assert item["nll"] == pytest.approx(mean * len(ids), rel=1e-5)
-        assert item["bytes"] == len(tokenizer.decode(ids).encode())
-    assert held_out.bits_per_byte(items[:1]) == pytest.approx(items[0]["nll"] / items[0]["bytes"] / math.log(2))
-
-
-def test_a_model_that_knows_nothing_takes_all_its_bits(speaker, tmp_path):
-    model, tokenizer = copy.deepcopy(speaker[0]), speaker[1]
-    torch.nn.init.zeros_(model.lm_head.weight)
-    items = measure((model, tokenizer), tmp_path / "notes.jsonl", length=1000)
-    assert held_out.bits_per_byte(items) == pytest.approx(math.log2(len(tokenizer)), rel=1e-6), "a token is a byte"
-
-
-def test_papers_noted_are_not_read_again(speaker, tmp_path, monkeypatch):
-    items = measure(speaker, tmp_path / "notes.jsonl")
-    read = []
-    monkeypatch.setattr(held_out, "log_likelihoods", lambda m, t, texts: read.extend(texts) or [1.0] * len(texts))
-    assert measure(speaker, tmp_path / "notes.jsonl") == items and not read
-    changed = [{**PAPERS[0], "title": "A new title"}, *PAPERS[1:]]
-    assert measure(speaker, tmp_path / "notes.jsonl", changed)[1:] == items[1:] and len(read) == 1
-    monkeypatch.setenv("COURSE_FORCE", "1")
-    measure(speaker, tmp_path / "notes.jsonl")
-    assert len(read) == 1 + len(PAPERS)
-
-
-def test_groups_hold_every_text_once_and_stay_small():
-    encoded = [(str(n), [0] * (1 + 37 * n % 500)) for n in range(40)]
-    groups = held_out.by_length(encoded)
-    assert sorted(work for group in groups for work, _ in group) == sorted(work for work, _ in encoded)
-    assert all(len(g) * max(len(ids) for _, ids in g) <= held_out.TOKENS_PER_BATCH for g in groups)
-    assert held_out.by_length([]) == []

@@ -1,15 +1,14 @@
 """From rows to a trained model, from a model to its exam: and what is said where there is no room for either."""
 
-import json
-from dataclasses import replace
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import tiny
 import torch
 from peft import LoraConfig
 
-from helpers import exam, files, held_out, models, paths, planner, settings, training, tuning
+from helpers import exam, files, held_out, models, paths, planner, training, tuning
 from helpers.errors import CourseError
 from helpers.paths import Folders, base_model
 from helpers.stages import stage_of
@@ -19,17 +18,6 @@ GIB = 2**30
 QUESTIONS = [
     {"id": n, "category": "c", "difficulty": "easy", "question": f"What does study {n} say?"} for n in (1, 2)
 ]
-QWEN3_8B = {
-    "model_type": "qwen3",
-    "hidden_size": 4096,
-    "intermediate_size": 12288,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 151936,
-    "tie_word_embeddings": False,
-}
 
 
 def row(n):
@@ -99,6 +87,58 @@ def test_a_model_is_trained_and_sits_the_exam_beside_the_one_it_came_from(open_s
     assert all(len(layers) == 2 and all(0 < size < 1 for size in layers) for layers in change.values())
 
 
+@pytest.fixture
+def adapted(open_stage):
+    """A candidate of notebook 5 whose adapter says something."""
+    stage = open_stage(WHICH="qlora")
+    trained(stage, "qlora")
+    return exam.candidate(stage)
+
+
+def test_without_its_adapter_the_candidate_is_the_untouched_model(adapted):
+    ids = torch.arange(20, 60)[None]
+    untouched = adapted.load("base_4bit")
+    with torch.inference_mode():
+        expected = untouched(ids).logits
+        with adapted.sitting("base_4bit") as base:
+            assert torch.equal(base(ids).logits, expected)
+        with adapted.sitting("qlora") as model:
+            assert not torch.equal(model(ids).logits, expected)
+        with adapted.sitting("base_4bit") as base:
+            assert torch.equal(base(ids).logits, expected), "and so it stays, whoever sat there in between"
+
+
+@pytest.mark.parametrize(("method", "names"), [("qlora", ["qlora"]), ("full", ["base_bf16", "full"])])
+def test_a_notebook_loads_each_model_once(open_stage, monkeypatch, method, names):
+    stage = open_stage(WHICH=method)
+    trained(stage, method)
+    files.write_json(stage_of(6).receipt(stage.folders), {"status": "done", "reason": ""})
+    loads, load = [], exam.Candidate.load
+    monkeypatch.setattr(exam.Candidate, "load", lambda self, row: loads.append(row) or load(self, row))
+    candidate = exam.candidate(stage)
+    exam.answer(candidate, QUESTIONS)
+    exam.read_papers(candidate)
+    assert candidate.trained() is candidate.trained() and loads == names
+
+
+def set_chosen_by(candidate, papers):
+    record = candidate.folder / "training.json"
+    files.write_json(record, files.read_json(record) | {"chosen_by": papers})
+
+
+def test_papers_that_chose_the_checkpoint_do_not_test_it(adapted, capsys):
+    everything = exam.read_papers(adapted)
+    assert "left out" not in capsys.readouterr().out
+    set_chosen_by(adapted, ["20"])
+    assert exam.read_papers(adapted) == {row: values[1:] for row, values in everything.items()}
+    assert capsys.readouterr().out.count("1 of 2 held-out papers chose the checkpoint and are left out\n") == 1
+    for row in everything:
+        assert [item["item"] for item in files.read_jsonl(adapted.folders.items / f"{row}.jsonl")] == ["21"]
+    set_chosen_by(adapted, ["20", "21"])
+    with pytest.raises(CourseError, match="all 2 held-out papers chose the weights of qlora"):
+        exam.read_papers(adapted)
+
+
 def test_the_untouched_model_is_asked_and_reads_no_papers(open_stage):
     stage = open_stage(WHICH="base")
     candidate = exam.candidate(stage)
@@ -133,7 +173,7 @@ def test_other_rows_are_another_training(open_stage):
     ("wanted", "reason"), [("off", "FULL_FINETUNE=off"), ("auto", "all weights do not fit: about")]
 )
 def test_where_full_tuning_is_declined_nobody_sits_the_exam(open_stage, monkeypatch, wanted, reason):
-    monkeypatch.setattr(planner, "available_memory", lambda: GIB // 2)
+    monkeypatch.setattr(planner, "available_memory", lambda: -psutil.Process().memory_info().rss)
     stage = open_stage(WHICH="full", FULL_FINETUNE=wanted)
     job, history, seen = trained(stage, "full")
     assert job.declined.startswith(reason) and history == training.History() and not seen
@@ -165,7 +205,7 @@ def test_rows_from_papers_of_the_test_are_refused_by_number(open_stage, tmp_path
 
 
 def test_full_tuning_that_is_wanted_happens_whatever_the_plan_says(open_stage, monkeypatch):
-    monkeypatch.setattr(planner, "available_memory", lambda: GIB // 2)
+    monkeypatch.setattr(planner, "available_memory", lambda: -psutil.Process().memory_info().rss)
     job = tuning.prepare(open_stage(FULL_FINETUNE="on"), "full")
     assert not job.plan.fits and job.declined == ""
     assert tuning.prepare(open_stage(), "qlora").declined == "", "an adapter is never declined"
@@ -183,58 +223,6 @@ def test_only_models_that_were_examined_are_evidence(open_stage):
     results, items = exam.evidence(stage.folders)
     assert results == {"base_4bit": [{"model": "base"}], "qlora": [{"model": "qlora"}]}
     assert items == {name: [{"row": name}] for name in results}, "what an earlier run left does not count"
-
-
-# how much memory
-
-
-@pytest.fixture(scope="module")
-def eight_billion(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("qwen3")
-    (folder / "config.json").write_text(json.dumps(QWEN3_8B))
-    return folder
-
-
-@pytest.fixture
-def free(monkeypatch):
-    def set_free(gibibytes):
-        monkeypatch.setattr(planner, "available_memory", lambda: gibibytes * GIB)
-
-    return set_free
-
-
-def recipe_of(profile, method):
-    environment = {"PROFILE": profile, "ENV_FILE": "", "DTYPE": "bfloat16"}
-    return training.recipe(settings.load(environment=environment)[0], method)
-
-
-@pytest.mark.parametrize(("profile", "card"), [("gpu24", 22), ("gpu80", 79)])
-def test_eight_billion_weights_fit_the_profiles_card_as_qlora_only(eight_billion, free, profile, card):
-    free(card)
-    qlora = planner.plan(eight_billion, recipe_of(profile, "qlora"), rank=16)
-    assert qlora.fits and qlora.sentence.endswith("it fits") and qlora.total > 5 * GIB
-    assert qlora.parts["4-bit weights"] == pytest.approx(6.95e9 / 2, rel=0.05), "half a byte a weight of the layers"
-    full = planner.plan(eight_billion, recipe_of(profile, "full"))
-    assert not full.fits and full.total > 8e9 * 16 and "does not fit" in full.sentence
-    assert tuning.why_not("auto", full).startswith(f"all weights do not fit: {full.sentence}")
-    assert tuning.why_not("on", full) == ""
-
-
-def test_profile_cpu_trains_every_weight_of_the_embedded_model_in_six_gib(free):
-    free(6)
-    plan = planner.plan(tiny.embedded(), recipe_of("cpu", "full"))
-    assert plan.fits and plan.parts["weights"] == 4 * 134_515_008
-
-
-@pytest.mark.parametrize(
-    "more",
-    [{"batch_size": 8}, {"max_length": 2048}, {"dtype": "float32"}, {"checkpointing": False}, {"method": "full"}],
-)
-def test_a_plan_grows_with_what_takes_memory(eight_billion, more):
-    recipe = replace(recipe_of("gpu24", "qlora"), micro_batch_tokens=10**9)  # as on a GPU
-    before = planner.plan(eight_billion, recipe, rank=16).total
-    assert planner.plan(eight_billion, replace(recipe, **more), rank=16).total > before
-    assert planner.plan(eight_billion, recipe, rank=64).total > before
 
 
 # small parts

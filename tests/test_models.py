@@ -1,5 +1,6 @@
 """Models in memory: four bits are four bits, an adapter can learn on them, and what cannot work says so."""
 
+import re
 import shutil
 
 import bitsandbytes.functional as bnb
@@ -7,8 +8,9 @@ import pytest
 import tiny
 import torch
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 
-from helpers import chat, hardware, models, tuning
+from helpers import chat, files, hardware, models, tuning
 from helpers.errors import CourseError
 
 
@@ -45,16 +47,30 @@ def test_nf4_takes_half_a_byte_a_weight(folder, packed):
     assert models.parameters_of(packed)[1] == models.parameters_of(whole)[1]
 
 
-def test_unpacked_weights_are_those_of_nf4(packed, prompt):
-    packed_logits = packed(prompt).logits.float()
+def test_unpacked_weights_are_those_of_nf4(packed):
     meant = {n: bnb.dequantize_4bit(m.weight.data, m.weight.quant_state) for n, m in quantised(packed).items()}
     unpacked = models.unpack(packed)
     assert not quantised(unpacked)
     for name, values in meant.items():
         assert torch.equal(unpacked.get_submodule(name).weight, values.to(torch.bfloat16)), name
         assert len(values.flatten()[:64].unique()) <= 16, "one block of NF4 has sixteen values"
-    logits = unpacked(prompt).logits.float()
-    assert (logits - packed_logits).abs().max() < 0.05 * packed_logits.abs().max()
+
+
+@pytest.mark.parametrize(("which", "dtype"), [("embedded", "bfloat16"), ("tiny", "float32")])
+def test_the_unpacked_model_says_bit_for_bit_what_the_packed_one_says(folder, which, dtype):
+    rows = [
+        "Is TNF-α raised in lupus?",
+        "What is the role of B cells?",
+        "Name three signs of Sjögren's disease. " * 6,
+    ]
+    tokenizer = models.load_tokenizer(tiny.embedded() if which == "embedded" else folder)
+    model = models.load(tiny.embedded() if which == "embedded" else folder, "nf4", dtype=dtype)
+    ids = [torch.tensor([chat.prompt_ids(tokenizer, row)]) for row in rows]
+    with torch.no_grad():
+        packed = [model(row).logits for row in ids]
+        unpacked = models.unpack(model)
+        assert not quantised(unpacked) and {w.dtype for w in unpacked.parameters()} == {getattr(torch, dtype)}
+        assert [torch.equal(unpacked(row).logits, said) for row, said in zip(ids, packed, strict=True)] == [True] * 3
 
 
 def test_footprints_are_measured_where_they_fit_and_counted_where_not(folder, monkeypatch):
@@ -66,6 +82,9 @@ def test_footprints_are_measured_where_they_fit_and_counted_where_not(folder, mo
     monkeypatch.setattr(models, "available_memory", lambda: 6 * n)
     counted = models.footprints(folder)
     assert counted["float32 (counted)"] == pytest.approx(4 * n / 1e6) and counted["bfloat16"] == measured["bfloat16"]
+    monkeypatch.setattr(models, "available_memory", lambda: 2 * n)
+    monkeypatch.setattr(hardware, "half_precision", lambda: "float16")  # as on a T4
+    assert list(models.footprints(folder)) == ["float32 (counted)", "float16 (counted)", "nf4"]
 
 
 def test_an_example_of_nf4_is_the_first_query_matrix(folder):
@@ -108,15 +127,72 @@ def test_layers_that_are_not_there_are_named_beside_those_that_are(folder):
     assert len(names) == 2 * 2 * 2 and all(".q_proj." in n or ".v_proj." in n for n in names)
 
 
-def test_an_adapter_of_zeros_is_refused(folder, tmp_path):
-    model = tiny.model_for("qlora", folder)
-    model.save_pretrained(tmp_path / "adapter")
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """A folder with an adapter that was trained for a few updates on the tiny model."""
+    place = tmp_path_factory.mktemp("trained")
+    tiny.fit("qlora", folder, place, learning_rate=1e-2)
+    return place / "out"
+
+
+@pytest.fixture
+def adapter(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "adapter")
+
+
+def seal(adapter, **changes):
+    """Write the hashes of the adapter's files, and these changes, into its record, as if it had been saved so."""
+    record = files.read_json(adapter / "training.json")
+    record["files"] = {name: files.sha256(adapter / name) for name in record["files"]}
+    files.write_json(adapter / "training.json", record | changes)
+
+
+def test_a_trained_adapter_is_put_on_its_base(folder, adapter, prompt):
+    base = models.load(folder, "float32")
+    before = base(prompt).logits
+    model = models.load_adapter(base, adapter)
+    assert not model.training and not torch.allclose(model(prompt).logits, before, atol=1e-3)
+
+
+def test_an_adapter_of_zeros_is_refused(folder, adapter):
+    matrices = load_file(adapter / "adapter_model.safetensors")
+    zeros = {name: torch.zeros_like(m) if "lora_B" in name else m for name, m in matrices.items()}
+    save_file(zeros, adapter / "adapter_model.safetensors", {"format": "pt"})
+    seal(adapter)
     with pytest.raises(CourseError, match="adapter is all zeros\n→ run stage 4 again"):
-        models.load_adapter(models.load(folder, "float32"), tmp_path / "adapter")
-    with torch.no_grad():
-        model.get_parameter("base_model.model.model.layers.1.mlp.up_proj.lora_B.default.weight")[0, 0] = 1e-3
-    model.save_pretrained(tmp_path / "adapter")
-    assert not models.load_adapter(models.load(folder, "float32"), tmp_path / "adapter").training
+        models.load_adapter(models.load(folder, "float32"), adapter)
+    one = next(name for name in zeros if "lora_B" in name)
+    save_file(zeros | {one: zeros[one] + 1e-3}, adapter / "adapter_model.safetensors", {"format": "pt"})
+    seal(adapter)
+    models.load_adapter(models.load(folder, "float32"), adapter)
+
+
+@pytest.mark.parametrize("damage", ["one bit", "cut", "gone", "another configuration"])
+def test_an_adapter_that_is_not_the_one_saved_is_refused(folder, adapter, damage):
+    name = "adapter_config.json" if damage == "another configuration" else "adapter_model.safetensors"
+    content = bytearray((adapter / name).read_bytes())
+    content[-5] ^= 1
+    if damage == "another configuration":
+        content = (adapter / name).read_bytes().replace(b'"lora_alpha": 8', b'"lora_alpha": 9')
+    (adapter / name).write_bytes(content[:-100] if damage == "cut" else content)
+    if damage == "gone":
+        (adapter / name).unlink()
+    problem = f"adapter: {name} is missing or not the file that was saved\n→ run stage 4 again"
+    with pytest.raises(CourseError, match=re.escape(problem)):
+        models.load_adapter(models.load(folder, "float32"), adapter)
+
+
+def test_an_adapter_without_its_record_is_refused(folder, adapter):
+    (adapter / "training.json").unlink()
+    with pytest.raises(CourseError, match=r"training\.json does not exist"):
+        models.load_adapter(models.load(folder, "float32"), adapter)
+
+
+@pytest.mark.parametrize("part", ["id", "revision"])
+def test_an_adapter_of_another_base_is_refused(folder, adapter, part):
+    seal(adapter, base=tiny.BASE | {part: "1234567890123456"})
+    with pytest.raises(CourseError, match=r"was trained on .*1234567.*, not on tester/tiny \(0{12}\)\n→ run stage 4"):
+        models.load_adapter(models.load(folder, "float32"), adapter)
 
 
 def test_a_model_without_a_chat_template_is_refused(folder, tmp_path):
@@ -162,37 +238,3 @@ def test_arithmetic_on_four_bits_is_as_asked(folder, prompt, dtype):
     model = models.load(folder, "nf4", dtype=dtype)
     assert {m.compute_dtype for m in quantised(model).values()} == {getattr(torch, dtype)}
     assert model(prompt).logits.dtype == getattr(torch, dtype)
-
-
-def test_the_fastest_precision_is_chosen_unless_one_is_asked_for(monkeypatch):
-    monkeypatch.setattr(hardware, "gpu_memory", lambda: 0)
-    monkeypatch.setattr(hardware, "cpu_precisions", lambda: {"float32": 2.0, "bfloat16": 0.5})
-    assert hardware.compute_dtype() == "bfloat16" and hardware.compute_dtype("float32") == "float32"
-    monkeypatch.setattr(hardware, "cpu_precisions", lambda: {"float32": 0.5, "bfloat16": 2.0})
-    assert hardware.compute_dtype() == "float32"
-
-
-def test_precision_is_measured_once_on_a_machine(tmp_path, monkeypatch):
-    monkeypatch.setattr(hardware, "MEASURED", tmp_path / "cpu.json")
-    measure, calls = hardware.cpu_precisions.__wrapped__, []
-    monkeypatch.setattr(hardware, "matmul_seconds", lambda name: calls.append(name) or float(len(calls)))
-    first = measure()
-    assert first == {"float32": 1.0, "bfloat16": 2.0} and measure() == first and len(calls) == 2
-    monkeypatch.setattr(hardware.platform, "node", lambda: "another machine")
-    assert measure() != first, "a folder that moved is measured anew"
-    (tmp_path / "cpu.json").write_text("{")
-    assert set(measure()) == set(first)
-
-
-def test_precision_is_measured_and_not_assumed():
-    seconds = {name: hardware.matmul_seconds(name, size=64, budget=0.01) for name in ("float32", "bfloat16")}
-    assert all(0 < value < 1 for value in seconds.values())
-    assert hardware.memory_peak() >= 2**20
-
-
-@pytest.mark.parametrize(
-    ("gibibytes", "profile"), [(0, "cpu"), (15, "t4"), (22.5, "gpu24"), (40, "gpu24"), (79.2, "gpu80")]
-)
-def test_the_profile_is_the_largest_the_card_carries(monkeypatch, gibibytes, profile):
-    monkeypatch.setattr(hardware, "gpu_memory", lambda: int(gibibytes * 2**30))
-    assert hardware.profile_for_this_machine() == profile

@@ -14,8 +14,9 @@ import pytest
 import tiny
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 
-from helpers import chat, checkpoints, examples, models, training, tuning
+from helpers import attention, chat, checkpoints, examples, models, ranks, recipes, training, tuning, updates
 from helpers.errors import CourseError
 from helpers.paths import ROOT
 from tests.sweeps import times
@@ -56,10 +57,12 @@ def often(monkeypatch):
 
 
 def at_look(number, action):
-    """A `show` that acts at the held-out loss's look of this number, from 1."""
+    """A `show` that acts at the look of this number, from 1."""
+    acted = []
 
     def show(history, total):
-        if len(history.held_out) == number:
+        if len(history.held_out) == number and not acted:
+            acted.append(True)
             action()
 
     return show
@@ -78,18 +81,19 @@ def terminate():
 
 def batch_of(rows, tokenizer):
     encoded = examples.encode(rows, tokenizer, 256)
-    return examples.collate(encoded, list(range(len(encoded))), tokenizer.pad_token_id, "cpu")
+    return examples.collate(encoded, list(range(len(encoded))), "cpu")
 
 
-def test_the_loss_is_the_plain_one_on_the_same_rows(folder, tokenizer):
-    model = models.load(folder, "float32")
-    loss, graded = training.answer_loss(model, batch_of(tiny.ROWS, tokenizer))
+@pytest.mark.parametrize("kind", [attention.ROW_BY_ROW, "sdpa"])
+def test_the_loss_is_the_plain_one_on_the_same_rows(folder, tokenizer, kind):
+    plain = models.load(folder, "float32")
+    loss, graded = updates.answer_loss(models.load(folder, "float32", kind), batch_of(tiny.ROWS, tokenizer))
     summed = 0.0
     for row in tiny.ROWS:
         prompt = chat.prompt_ids(tokenizer, row["prompt"]) if row["prompt"] else []
         answer = [*tokenizer(row["completion"], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
         labels = torch.tensor([[-100] * len(prompt) + answer])
-        own = model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss.item()
+        own = plain(input_ids=torch.tensor([prompt + answer]), labels=labels).loss.item()
         n = len(answer) - (not prompt)  # nothing comes before the first token of running text
         summed, graded = summed + own * n, graded - n
     assert loss.item() == pytest.approx(summed, rel=1e-5) and graded == 0
@@ -97,13 +101,45 @@ def test_the_loss_is_the_plain_one_on_the_same_rows(folder, tokenizer):
 
 def test_only_the_answer_has_labels(tokenizer):
     row = {"prompt": "What is lupus?", "completion": "A disease."}
-    batch = batch_of([row, {"prompt": "", "completion": "Running text."}, tiny.ROWS[1]], tokenizer)
-    labels, ids = batch["labels"], batch["input_ids"]
-    assert tokenizer.decode(labels[0][labels[0] != examples.IGNORED]) == "A disease.<|im_end|>"
-    assert tokenizer.decode(labels[1][labels[1] != examples.IGNORED]) == "unning text.<|im_end|>"
-    assert (labels[batch["attention_mask"] == 0] == examples.IGNORED).all(), "padding is not graded"
+    batch = batch_of([row, {"prompt": "", "completion": "Running text."}], tokenizer)
+    labels, ids = batch["labels"][0], batch["input_ids"][0]
     graded = labels != examples.IGNORED
+    assert tokenizer.decode(labels[graded]) == "A disease.<|im_end|>unning text.<|im_end|>"
     assert (labels[graded] == ids[graded]).all()
+
+
+def test_rows_are_packed_without_padding_and_each_begins_anew(tokenizer):
+    batch = batch_of(tiny.ROWS, tokenizer)
+    lengths = batch["cu_seq_lens_q"].diff().tolist()
+    assert batch["input_ids"].shape == (1, sum(lengths)) and batch["max_length_q"] == max(lengths)
+    assert batch["position_ids"][0].tolist() == [place for length in lengths for place in range(length)]
+    assert (batch["labels"][0, batch["cu_seq_lens_q"][:-1].long()] == examples.IGNORED).all(), (
+        "no row predicts the next"
+    )
+
+
+@pytest.mark.parametrize("kind", [attention.ROW_BY_ROW, "sdpa", "eager"])
+def test_no_row_sees_another(folder, tokenizer, kind):
+    model = models.load(folder, "float32", kind)
+
+    def loss_by_token(rows, place):
+        batch = batch_of(rows, tokenizer)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        start, end = batch["cu_seq_lens_q"].tolist()[place : place + 2]
+        return model(**inputs, use_cache=False).logits[0, start:end].detach()
+
+    alone = loss_by_token(tiny.ROWS[1:2], 0)
+    assert torch.allclose(loss_by_token(tiny.ROWS[:3], 1), alone, atol=1e-5)
+    other = [{**tiny.ROWS[0], "completion": "something else altogether"}, *tiny.ROWS[1:3]]
+    assert torch.allclose(loss_by_token(other, 1), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_token_looks_back_only_and_no_further_than_the_window(window):
+    seen = attention.causal(6, window)[0, 0] == 0
+    for token, row in enumerate(seen.tolist()):
+        first = 0 if window is None else max(0, token - window + 1)
+        assert row == [first <= place <= token for place in range(6)]
 
 
 def test_only_what_predicts_the_answer_gets_a_gradient(tokenizer):
@@ -115,7 +151,7 @@ def test_only_what_predicts_the_answer_gets_a_gradient(tokenizer):
         def forward(self, logits_to_keep, **_):
             return SimpleNamespace(logits=logits[:, logits_to_keep])
 
-    training.answer_loss(Given(), batch)[0].backward()
+    updates.answer_loss(Given(), batch)[0].backward()
     touched = logits.grad[0].abs().sum(-1).nonzero().squeeze(1)
     assert touched.tolist() == list(range(start - 1, end))
 
@@ -173,15 +209,24 @@ def test_general_text_gets_its_share_of_the_tokens_at_every_point(ratio):
     assert all(row < papers for update in planned(replay=5) for row in update)
 
 
-def test_micro_batches_hold_the_same_rows():
+@pytest.mark.parametrize(("batch_size", "tokens"), [(2, 10**6), (4, 60), (3, 35), (1, 10**6), (5, 5)])
+def test_micro_batches_hold_every_row_once_and_keep_within_both_limits(batch_size, tokens):
     rows = [5, 3, 20, 11, 8]
-    groups = examples.micro_batches(rows, SIZES, 2, tokens=10**6)
-    assert sorted(r for g in groups for r in g) == sorted(rows) and [len(g) for g in groups] == [2, 2, 1]
+    groups = examples.micro_batches(rows, SIZES, batch_size, tokens)
+    assert sorted(row for group in groups for row in group) == sorted(rows) and all(groups)
+    assert max(map(len, groups)) <= batch_size
+    assert all(len(group) == 1 or sum(SIZES[row] for row in group) <= tokens for group in groups)
+
+
+def test_micro_batches_are_even():
+    groups = examples.micro_batches(list(range(16)), SIZES, 8, 10**6)
+    sums = [sum(SIZES[row] for row in group) for group in groups]
+    assert len(groups) == 2 and max(sums) - min(sums) <= min(SIZES)
 
 
 def test_the_rate_warms_up_and_falls_to_nothing():
     recipe = replace(tiny.RECIPE, warmup_share=0.2)
-    rates = [training.learning_rate(recipe, step, 20) for step in range(20)]
+    rates = [recipes.learning_rate(recipe, step, 20) for step in range(20)]
     assert rates[:4] == pytest.approx([1e-3 / 4, 2e-3 / 4, 3e-3 / 4, 1e-3])
     assert rates[4] == max(rates) and rates[4:] == sorted(rates[4:], reverse=True) and 0 < rates[-1] < 2e-5
 
@@ -204,7 +249,7 @@ def test_gradient_checkpointing_changes_memory_only(folder, tmp_path, undisturbe
 
 def test_settings_become_a_recipe():
     settings = tiny.resolve(QLORA_LR=3e-4, FULL_LR=2e-5, FULL_EPOCHS=7, GRADIENT_CHECKPOINTING="on", DTYPE="float32")
-    qlora, full = (training.recipe(settings, method) for method in METHODS)
+    qlora, full = (recipes.recipe(settings, method) for method in METHODS)
     assert (qlora.learning_rate, full.learning_rate, full.epochs) == (3e-4, 2e-5, 7)
     assert qlora.checkpointing and qlora.dtype == "float32" and qlora.method == "qlora"
 
@@ -240,7 +285,7 @@ def test_a_result_loads_and_speaks_as_it_was_trained(folder, tokenizer, tmp_path
     else:
         model = models.load(tmp_path / "out", "float32")
     rows = examples.encode(tiny.ROWS, tokenizer, 256).select(range(3))
-    assert training.evaluate(model, rows, tiny.RECIPE, tokenizer) == pytest.approx(history.held_out[-1]["loss"])
+    assert updates.evaluate(model, rows, tiny.RECIPE) == pytest.approx(history.held_out[-1]["loss"])
 
 
 def start(method, folder, place):
@@ -294,7 +339,8 @@ def test_a_crash_mid_epoch_goes_on_from_the_last_checkpoint(folder, tmp_path, un
     seen = []
     tiny.fit(method, folder, tmp_path, show=lambda history, total: seen.append(len(history.updates)), **LONG)
     assert "going on after update 8, from a checkpoint in" in capsys.readouterr().out
-    assert seen == [8, 11, 13, 16] and tiny.contents(tmp_path / "out") == undisturbed[method][1]
+    assert seen == [8, 9, 10, 11, 11, 12, 13, 13, 14, 15, 16, 16, 16], "after each update, each look and the end"
+    assert tiny.contents(tmp_path / "out") == undisturbed[method][1]
     assert not (tmp_path / "work").exists(), "checkpoints of a finished training are removed"
 
 
@@ -336,26 +382,26 @@ def test_another_trainings_checkpoint_is_not_used(folder, tmp_path, often, capsy
 
 
 @pytest.fixture
-def updates(monkeypatch):
+def taken(monkeypatch):
     """The steps that were really trained."""
     steps, update = [], training.update
-    monkeypatch.setattr(training, "update", lambda *args: steps.append(args[-2]) or update(*args))
+    monkeypatch.setattr(training, "update", lambda *args: steps.append(args[6]) or update(*args))
     return steps
 
 
-def test_a_finished_result_is_used_again_and_force_trains_it_anew(folder, tmp_path, updates, monkeypatch):
+def test_a_finished_result_is_used_again_and_force_trains_it_anew(folder, tmp_path, taken, monkeypatch):
     first, shown = tiny.fit("full", folder, tmp_path), []
-    trained = list(updates)
+    trained = list(taken)
     again = tiny.fit("full", folder, tmp_path, show=lambda history, total: shown.append(total))
-    assert again == first and updates == trained and shown == [len(trained)], "its curves are shown all the same"
+    assert again == first and taken == trained and shown == [len(trained)], "its curves are shown all the same"
     monkeypatch.setenv("COURSE_FORCE", "1")
     before = tiny.contents(tmp_path / "out")
     tiny.fit("full", folder, tmp_path)
-    assert updates == trained * 2 and tiny.contents(tmp_path / "out") == before
+    assert taken == trained * 2 and tiny.contents(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])
-def test_a_damaged_result_is_trained_anew(folder, tmp_path, updates, undisturbed, damage):
+def test_a_damaged_result_is_trained_anew(folder, tmp_path, taken, undisturbed, damage):
     tiny.fit("full", folder, tmp_path, **LONG)
     weights = tmp_path / "out" / "model.safetensors"
     if damage == "changed":
@@ -363,7 +409,7 @@ def test_a_damaged_result_is_trained_anew(folder, tmp_path, updates, undisturbed
     else:
         weights.unlink()
     tiny.fit("full", folder, tmp_path, **LONG)
-    assert len(updates) == 32 and tiny.contents(tmp_path / "out") == undisturbed["full"][1]
+    assert len(taken) == 32 and tiny.contents(tmp_path / "out") == undisturbed["full"][1]
 
 
 def test_a_loss_that_is_no_number_names_the_setting(folder, tmp_path):
@@ -381,10 +427,62 @@ def test_a_loss_that_is_no_number_names_the_setting(folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+# early stopping
+
+
+RISING = {0: 3.0, 3: 2.0, 5: 1.0, 8: 1.5, 11: 1.6, 13: 0.5, 16: 0.5}  # the loss at each look: best after update 5
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """Lets looks see RISING; {step: the weights then}."""
+    seen, real = {}, training.Run.look
+
+    def look(run, step):
+        seen[step] = {name: weight.detach().clone() for name, weight in run.weights.items()}
+        monkeypatch.setattr(training, "evaluate", lambda *_: RISING[step])
+        real(run, step)
+
+    monkeypatch.setattr(training.Run, "look", look)
+    return seen
+
+
+@pytest.mark.parametrize("by", ["held_out", "guard"])
+@pytest.mark.parametrize("method", METHODS)
+def test_early_stopping_ends_after_two_worse_looks_and_keeps_the_best_weights(folder, tmp_path, looks, method, by):
+    history = tiny.fit(method, folder, tmp_path, early_stopping=by, **LONG)
+    assert [look["step"] for look in history.held_out] == [0, 3, 5, 8, 11] and len(history.updates) == 11
+    assert history.chosen == 5
+    assert history.chosen_by == (["paper 0", "paper 1", "paper 2"] if by == "held_out" else [])
+    saved = load_file(next((tmp_path / "out").glob("*model.safetensors")))
+    kept = {name.replace(".default", ""): weight for name, weight in looks[5].items()}
+    assert saved.keys() == kept.keys() and all(torch.equal(saved[name], kept[name]) for name in saved)
+
+
+def test_without_early_stopping_the_last_weights_are_the_result(folder, tmp_path, looks):
+    history = tiny.fit("full", folder, tmp_path, **LONG)
+    assert len(history.updates) == history.chosen == 16 and history.chosen_by == []
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_early_stopping_survives_a_crash_and_a_damaged_best(folder, tmp_path, looks, often, damaged, capsys):
+    tiny.fit("full", folder, tmp_path / "one", early_stopping="held_out", **LONG)
+    with pytest.raises(Crash):
+        tiny.fit("full", folder, tmp_path / "two", early_stopping="held_out", show=at_look(4, crash), **LONG)
+    if damaged:
+        best = tmp_path / "two" / "work" / "best" / "step-000005" / "state.safetensors"
+        best.write_bytes(best.read_bytes()[:-1] + b"x")
+    history = tiny.fit("full", folder, tmp_path / "two", early_stopping="held_out", **LONG)
+    said = capsys.readouterr().out
+    assert ("step-000005: state.safetensors is damaged" in said) == damaged
+    assert ("going on after update 8" in said) != damaged and history.chosen == 5
+    assert tiny.contents(tmp_path / "two" / "out") == tiny.contents(tmp_path / "one" / "out")
+
+
 # small steps
 
 
-def steps_of(weights, arithmetic, updates=2):
+def steps_of(weights, arithmetic, count=2):
     """(mean size of a weight's change, share of weights that stayed) after a few updates of the embedded model."""
     tokenizer = tiny.embedded_tokenizer()
     rows = examples.encode(tiny.ROWS, tokenizer, 256)
@@ -392,8 +490,8 @@ def steps_of(weights, arithmetic, updates=2):
     model = models.load(tiny.embedded(), weights).requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0, fused=True)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    for step in range(updates):
-        training.update(model, rows, [[step, step + 5]], recipe, tokenizer, optimizer, scaler, step, updates)
+    for step in range(count):
+        updates.update(model, rows, [[step, step + 5]], recipe, optimizer, scaler, step, count, ranks.Ranks())
     moved = stayed = total = 0
     with tuning.Weights(tiny.embedded()) as before, torch.no_grad():
         for name, weight in model.named_parameters():

@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from helpers import examples, models, paths, settings, training, tuning, weights
+from helpers import examples, models, paths, recipes, settings, training, tuning, weights
 from helpers.paths import ROOT, base_model
 
 CHATML = (
@@ -23,10 +23,14 @@ CHATML = (
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 ROWS = [
-    {"prompt": f"What does study {n} conclude?" * (n % 3 > 0), "completion": f"α ≥ {n} µg/L" + " and more" * (n % 4)}
+    {
+        "prompt": f"What does study {n} conclude?" * (n % 3 > 0),
+        "completion": f"α ≥ {n} µg/L" + " and more" * (n % 4),
+        "paper_id": f"paper {n}",
+    }
     for n in range(14)
 ]
-RECIPE = training.Recipe("full", 2, 2, 2, 1e-3, 10**6, 256, 1, "float32", False)
+RECIPE = recipes.Recipe("full", 2, 2, 2, 1e-3, 10**6, 256, 1, "float32", False)
 LORA = {"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": "all-linear"}
 BASE = {"id": "tester/tiny", "source": "a test", "revision": "0" * 40, "licence": "none"}
 
@@ -101,8 +105,7 @@ def fit(method, folder, place, *, out=None, show=lambda history, total: None, id
     rows = examples.encode(ROWS, tokenizer, wanted.max_length)
     return training.fit(
         model_for(method, folder),
-        rows,
-        rows.select(range(3)),
+        training.Reading(rows, held_out=rows.select(range(3)), guard=rows.select(range(3, 5))),
         wanted,
         tokenizer,
         identity=identity,

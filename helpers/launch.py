@@ -1,0 +1,41 @@
+"""Training in several processes: `accelerate launch --config_file … -m helpers.training STAGES=4`.
+
+Same stages, settings and results as the notebooks: notebook 4 or 6, run afterwards, finds the training done.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+
+from helpers import order, session, tuning
+from helpers.errors import CourseError
+from helpers.ranks import Ranks
+from helpers.stages import stage_of
+
+METHODS = {(4,): "qlora", (6,): "full"}
+
+
+def main() -> None:
+    """Train as the command line says; an error of the user's ends in two lines."""
+    try:
+        train(sys.argv[1:])
+    except CourseError as error:
+        sys.exit(str(error))
+
+
+def train(words: Iterable[str]) -> None:
+    """Train as stage 4 or 6 would with these `NAME=value` words.
+
+    Raises CourseError for any other stage, and where the training is declined.
+    """
+    asked = order.read_order(words, os.environ)
+    if asked.stages not in METHODS:
+        raise CourseError("one training at a time", "say STAGES=4 for the adapter or STAGES=6 for all weights")
+    ranks = Ranks()  # gives each process a GPU of its own, before anything is loaded
+    os.environ.update(asked.values)
+    os.environ["COURSE_FORCE"] = str(int(bool(asked.forced)))
+    job = tuning.prepare(session.begin(stage_of(asked.stages[0]).name, {}), METHODS[asked.stages])
+    if job.declined:
+        raise CourseError(job.declined, "several GPUs share the weights among them: say FULL_FINETUNE=on")
+    tuning.train(job, tuning.load_trainable(job) if asked.stages == (6,) else tuning.with_adapter(job))
+    ranks.part()

@@ -1,0 +1,108 @@
+"""Plans side by side: before a download, on rented GPUs, and for the whole course."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from types import SimpleNamespace
+
+from transformers import PretrainedConfig
+
+from helpers import architectures, planner
+from helpers.cards import CARDS, Card
+from helpers.recipes import MICRO_BATCH_TOKENS, Recipe, recipe
+
+GIB = 2**30
+COMPARED = (
+    "Qwen/Qwen2.5-1.5B-Instruct",
+    "Qwen/Qwen2.5-7B-Instruct",
+    "meta-llama/Llama-3.1-8B-Instruct",
+    "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B",
+    "Qwen/Qwen3-14B",
+)
+# What a stage takes beside training, in stated figures that were not measured on a GPU.
+NOTEBOOK = 45  # seconds to start one, import, and load a model
+DOWNLOAD = 20e6  # bytes a second
+PAPERS = 180  # seconds for asking PubMed and arXiv, who answer a few requests a second
+STEP = 0.06  # seconds a generated token of a batch: the launch of some thousand kernels, whatever the model
+QUESTIONS, TOGETHER = 10, 4  # asked, and so many in one batch
+SCORED = 400_000  # tokens that the probes and the held-out papers read, without a way back
+LOOKS = 1.1  # training and the looks at what is not trained on
+
+
+def before(settings: SimpleNamespace) -> dict[str, planner.Plan]:
+    """{"qlora", "full"}: the plans of both trainings on this machine; no weights are needed.
+
+    Raises CourseError where config.json has to come from the Hub and does not.
+    """
+    config, name = architectures.of_settings(settings), settings.MODEL_NAME
+    knobs = {"targets": settings.LORA_TARGET_MODULES, "name": name}
+    ranks = {"qlora": settings.LORA_R, "full": 0}
+    return {m: planner.plan(config, recipe(settings, m), rank, **knobs) for m, rank in ranks.items()}
+
+
+def rows(plans: dict[str, planner.Plan]) -> list[dict]:
+    """One line a plan, for a table."""
+    return [
+        {
+            "training": name,
+            "memory": f"{made.total / GIB:.1f} of {made.available / GIB:.1f} GiB",
+            "disk": f"{made.disk_total / GIB:.1f} of {made.disk_free / GIB:.1f} GiB",
+            "time": f"{made.seconds / 60:,.0f} min for {made.tokens:,} tokens ({made.pace.source})",
+            "fits": "yes" if made.fits else f"no: {made.way_out}",
+        }
+        for name, made in plans.items()
+    ]
+
+
+def on_cards(
+    settings: SimpleNamespace, method: str, names: Iterable[str] = COMPARED, cards: Iterable[Card] = CARDS
+) -> list[dict]:
+    """One line for each public model: does a training by `method` fit on each card, and how long is a million tokens?
+
+    The settings' batch, length and rank, with gradient checkpointing; nothing of it was run on these cards.
+    """
+    rank, lines = settings.LORA_R if method == "qlora" else 0, []
+    for name in names:
+        config = architectures.known(name)
+        made = {card.name: verdict(planned(config, settings, method, rank, card)) for card in cards}
+        lines.append({"model": name} | made)
+    return lines
+
+
+def planned(config: PretrainedConfig, settings: SimpleNamespace, method: str, rank: int, card: Card) -> planner.Plan:
+    """The plan of a training by these settings on a card."""
+    wanted = on_card(recipe(settings, method), card)
+    return planner.plan(config, replace(wanted, token_budget=10**6), rank, card=card, seek=False)
+
+
+def on_card(wanted: Recipe, card: Card) -> Recipe:
+    """A recipe as it resolves on a GPU."""
+    size = MICRO_BATCH_TOKENS["cuda"]
+    return replace(wanted, dtype=card.dtype, checkpointing=True, micro_batch_tokens=size)
+
+
+def verdict(made: planner.Plan) -> str:
+    said = f"{made.total / GIB:.1f} GiB"
+    return f"{said}, {made.seconds / 3600:.1f} h" if made.total <= made.available else f"{said}: does not fit"
+
+
+def course(settings: SimpleNamespace, card: Card) -> dict[str, float]:
+    """{stage: seconds} of the whole course on a card, by the plans and the stated figures above."""
+    config = architectures.of_settings(settings)
+    knobs = {"card": card, "targets": settings.LORA_TARGET_MODULES}
+    qlora, full = (
+        planner.plan(config, on_card(recipe(settings, method), card), rank, **knobs)
+        for method, rank in (("qlora", settings.LORA_R), ("full", 0))
+    )
+    asked = -(-QUESTIONS // TOGETHER) * settings.MAX_NEW_TOKENS * STEP
+    read = SCORED / (3 * qlora.pace.tokens_per_second)  # forward is a third of forward and back, or less
+    trains = full.fits and settings.FULL_FINETUNE != "off"
+    return {
+        "1": NOTEBOOK + qlora.disk["base model"] / DOWNLOAD,
+        "2": NOTEBOOK + asked,
+        "3": NOTEBOOK + PAPERS,
+        "4": NOTEBOOK + LOOKS * qlora.seconds,
+        "5": NOTEBOOK + asked + 2 * read,
+        "6": NOTEBOOK + trains * LOOKS * full.seconds,
+        "7": NOTEBOOK + trains * (asked + 2 * read),
+        "8": NOTEBOOK,
+    }

@@ -1,0 +1,104 @@
+"""One update of the weights, and one look at rows that are not trained on."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from datasets import Dataset
+from peft.helpers import disable_input_dtype_casting
+from transformers import PreTrainedModel
+
+from helpers import examples
+from helpers.errors import CourseError
+from helpers.hardware import device
+from helpers.ranks import Ranks
+from helpers.recipes import Recipe, groups_of, learning_rate
+
+
+def answer_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """(summed cross-entropy in nats, number of graded tokens) of a batch of packed rows.
+
+    Logits are computed only at places whose next token is graded: with a vocabulary of 50,000 they are the
+    largest tensor of a small model.
+    """
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    targets = batch["labels"][0, 1:]
+    places = (targets != examples.IGNORED).nonzero().squeeze(1)
+    logits = model(**inputs, use_cache=False, logits_to_keep=places).logits[0]
+    return torch.nn.functional.cross_entropy(logits.float(), targets[places], reduction="sum"), len(places)
+
+
+def update(
+    model: PreTrainedModel,
+    rows: Dataset,
+    groups: list[list[int]],
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    step: int,
+    total: int,
+    ranks: Ranks,
+) -> float:
+    """One update from all micro-batches in `groups`; the mean loss per graded token in nats.
+
+    Raises CourseError if the loss is not a number.
+    """
+    model.train()
+    torch.manual_seed(recipe.seed * 1_000_003 + step + 7919 * ranks.number)  # dropout, the same after a resume
+    graded = sum(graded_tokens(rows, group) for group in groups)
+    share, summed = ranks.deal(groups), 0.0
+    for number, (group, weight) in enumerate(share, 1):
+        with ranks.gathering(model, last=number == len(share)):
+            with arithmetic(model, recipe.dtype):
+                loss, _ = answer_loss(model, examples.collate(rows, group, device()))
+            scaler.scale(loss * (weight * ranks.count / graded)).backward()  # engines average over processes
+        summed += weight * loss.item()
+    (summed,) = ranks.total(summed)
+    if not math.isfinite(summed):
+        raise CourseError(
+            f"{recipe.method}: the loss is {summed} at update {step + 1}",
+            f"lower {recipe.method.upper()}_LR (now {recipe.learning_rate:g}) or set DTYPE=float32",
+        )
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_([w for g in optimizer.param_groups for w in g["params"]], recipe.clip)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, step, total)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    return summed / graded
+
+
+def evaluate(model: PreTrainedModel, rows: Dataset, recipe: Recipe, ranks: Ranks | None = None) -> float:
+    """Mean loss in nats per graded token over `rows`, nothing trained."""
+    ranks = ranks or Ranks()
+    model.eval()
+    summed = graded = 0.0
+    with torch.no_grad(), arithmetic(model, recipe.dtype):
+        for group, weight in ranks.deal(groups_of(list(range(len(rows))), examples.lengths(rows), recipe)):
+            loss, n = answer_loss(model, examples.collate(rows, group, device()))
+            summed, graded = summed + weight * loss.item(), graded + weight * n
+    summed, graded = ranks.total(summed, graded)
+    return summed / graded
+
+
+def graded_tokens(rows: Dataset, group: list[int]) -> int:
+    """How many tokens of these rows have a loss."""
+    chosen = rows[group]
+    return sum(len(ids) - start for ids, start in zip(chosen["input_ids"], chosen["answer_from"], strict=True))
+
+
+@contextmanager
+def arithmetic(model: PreTrainedModel, dtype: str) -> Iterator[None]:
+    """Matrix products in `dtype`; weights that are trained stay float32.
+
+    At a rate of 1e-5 an update to a bfloat16 weight rounds away for nearly every weight, so the float32
+    weights are the ones that are updated and bfloat16 copies are made for each product. peft would copy the input
+    of every adapted layer to the adapter's float32, only for autocast to turn it back.
+    """
+    with (
+        torch.autocast(device(), dtype=getattr(torch, dtype), enabled=dtype != "float32"),
+        disable_input_dtype_casting(model, active=dtype != "float32"),
+    ):
+        yield

@@ -1,0 +1,53 @@
+"""One small training of the embedded model in a process of its own: planned first, then measured, said as JSON."""
+
+import json
+import random
+import resource
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import psutil
+from datasets import Dataset
+from peft import LoraConfig
+from tiny import BASE, embedded
+
+from helpers import attention, models, planner, recipes, training, tuning
+from helpers.hardware import compute_dtype
+
+
+def main(method, lengths, batch_size, accumulation=1, checkpointing=False, dtype="auto", updates=2, rank=16):
+    """Rows of these `lengths` all graded, to every update; {"planned", "measured"} in bytes, and what they are of."""
+    rank = rank if method == "qlora" else 0
+    recipe = recipes.Recipe(
+        *(method, 1, batch_size, accumulation, 1e-4, 10**9, max(lengths), 1, compute_dtype(dtype), checkpointing)
+    )
+    groups = recipes.groups_of(list(range(len(lengths))), lengths, recipe)
+    largest = max(([lengths[row] for row in group] for group in groups), key=sum)
+    tokenizer = models.load_tokenizer(embedded())
+    plan = planner.plan(embedded(), recipe, rank, lengths=largest, graded=sum(largest) - len(largest))
+    choose = random.Random(1)
+    rows = [
+        {"input_ids": choose.choices(range(9, 40_000), k=n), "answer_from": 1, "paper_id": "1"}
+        for n in lengths * updates
+    ]
+    how = attention.for_training("auto", recipe.dtype)
+    if method == "full":
+        model = models.load(embedded(), "float32", how).requires_grad_(True)
+    else:
+        model = models.unpack(models.load(embedded(), "nf4", how, recipe.dtype))
+        model = tuning.add_adapter(model, LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules="all-linear"), 1)
+    reading = training.Reading(Dataset.from_list(rows), held_out=Dataset.from_list(rows[:1]))
+    with tempfile.TemporaryDirectory() as place:
+        folders = {"out": Path(place) / "out", "work": Path(place) / "work"}
+        history = training.fit(model, reading, recipe, tokenizer, identity="measured", base=BASE, **folders)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if psutil.MACOS else 1024)
+    speeds = {"tokens_per_second": history.tokens / history.seconds, "foretold": plan.pace.tokens_per_second}
+    return {"planned": plan.total, "measured": peak, "parts": plan.parts} | speeds
+
+
+if __name__ == "__main__":
+    with redirect_stdout(sys.stderr):
+        result = main(**json.loads(sys.argv[1]))
+    print(json.dumps(result))
