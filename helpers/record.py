@@ -1,4 +1,4 @@
-"""A recorded run: its receipts and scores kept in the repository, and the README's table made from them."""
+"""A recorded run: its receipts, scores and timings kept in the repository, and the README's tables made from them."""
 
 import shutil
 import sys
@@ -13,7 +13,7 @@ from helpers.tables import number
 
 RECORDED = ROOT / "reports" / "recorded"
 README = ROOT / "README.md"
-START, END = "<!-- recorded run: start -->", "<!-- recorded run: end -->"
+BENCH, REPLAY = "bench.json", "replay.json"  # measured apart from the run, by make bench and with REPLAY_RATIO
 
 
 def record(folders: Folders) -> None:
@@ -26,14 +26,29 @@ def record(folders: Folders) -> None:
     for stage in STAGES:
         if not stage.receipt(folders).exists():
             raise CourseError(f"{stage.name} has no receipt in {relative(folders.reports)}", "run make pipeline")
-    files.remove_folder(RECORDED)
+    files.remove_folder(RECORDED / "receipts")
     (RECORDED / "receipts").mkdir(parents=True)
-    for path in [folders.scores, *sorted(folders.reports.glob("results_*.json"))]:
+    apart = [path for name in (BENCH, REPLAY) if (path := folders.reports / name).exists()]
+    for path in [folders.scores, *sorted(folders.reports.glob("results_*.json")), *apart]:
         shutil.copy(path, RECORDED / path.name)
     for stage in STAGES:
         shutil.copy(stage.receipt(folders), RECORDED / "receipts" / f"{stage.name}.json")
-    before, _, rest = README.read_text(encoding="utf-8").partition(START)
-    files.write_text(README, f"{before}{START}\n{summary()}\n{END}{rest.partition(END)[2]}")
+    write_readme()
+
+
+def write_readme() -> None:
+    """Put the tables of what is recorded into the README, each between its two marks."""
+    text = README.read_text(encoding="utf-8")
+    for name, made in (("recorded run", summary()), ("timings", timings())):
+        start, end = marks(name)
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}\n{made}\n{end}{rest.partition(end)[2]}"
+    files.write_text(README, text)
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The comments between which the README has a table."""
+    return f"<!-- {name}: start -->", f"<!-- {name}: end -->"
 
 
 def summary(recorded: Path = RECORDED) -> str:
@@ -93,6 +108,27 @@ def cost_table(receipts: dict[int, dict]) -> list[str]:
     total = sum(receipt["seconds"] for receipt in receipts.values())
     most = max(receipt["peak_memory"] for receipt in receipts.values())
     return [*lines, f"| all | {clock(total)} | {most / 2**30:.1f} GiB | |"]
+
+
+def timings(recorded: Path = RECORDED) -> str:
+    """What make bench measured, in Markdown."""
+    bench = files.read_json(recorded / BENCH)
+    lines = [
+        "| timed side by side | ours | reference | ratio | of the bf16 peak | peak memory | repeats |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for line in bench["measured"]:
+        if line["not_run"]:
+            lines.append(f"| {line['name']} | {line['ours']:.0f} {line['unit']} | not run | | | | |")
+            continue
+        peaks = [share["bfloat16"] for share in line["share_of_peak"].values() if share]
+        memory = [size / 2**30 for size in line["memory"].values()]
+        lines.append(
+            f"| {line['name']} | {line['ours']:.0f} {line['unit']} | {line['reference']:.0f} | {line['ratio']:.2f} × "
+            f"| {' against '.join(f'{share:.0%}' for share in peaks)} "
+            f"| {' against '.join(f'{size:.1f}' for size in memory)} GiB | {line['repeats']} |"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

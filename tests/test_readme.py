@@ -95,10 +95,13 @@ def test_the_file_tree_names_every_helper():
     assert ours - {"__init__.py"} <= named, f"without a line in the README: {sorted(ours - named - {'__init__.py'})}"
 
 
-def test_the_results_are_those_of_the_recorded_run():
+@pytest.mark.parametrize("name", ["recorded run", "timings"])
+def test_the_tables_are_those_of_what_is_recorded(name):
     from helpers import record
 
-    assert f"{record.START}\n{record.summary()}\n{record.END}" in readme()
+    start, end = record.marks(name)
+    made = {"recorded run": record.summary, "timings": record.timings}[name]()
+    assert f"{start}\n{made}\n{end}" in readme()
 
 
 @pytest.mark.after_notebooks
