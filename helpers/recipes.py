@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from helpers import examples
 from helpers.hardware import compute_dtype, device
 
-MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}  # products of more are no faster, and their logits take gigabytes
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}  # products of more are no faster, and need more memory
 
 
 @dataclass(frozen=True)

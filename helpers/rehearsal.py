@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from helpers import attention
 from helpers.architectures import from_text, text_of
+from helpers.updates import summed_loss
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def run(
             seen["after_forward"] = ledger.now
             logits = base.get_output_embeddings()(hidden[:, torch.arange(graded)])[0]
             goals = torch.zeros(graded, dtype=torch.long)
-            loss = torch.nn.functional.cross_entropy(logits.float(), goals, reduction="sum")
+            loss = summed_loss(logits, goals)
             del logits, embedded
         loss.backward()
         if "way_back" not in seen:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from datasets import Dataset
 from peft.helpers import disable_input_dtype_casting
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from helpers import examples
@@ -15,18 +16,31 @@ from helpers.hardware import device
 from helpers.ranks import Ranks
 from helpers.recipes import Recipe, groups_of, learning_rate
 
+PLACES_AT_ONCE = 256  # graded places whose logits are in float32 at one time
+
 
 def answer_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
     """(summed cross-entropy in nats, number of graded tokens) of a batch of packed rows.
 
     Logits are computed only at places whose next token is graded: with a vocabulary of 50,000 they are the
-    largest tensor of a small model.
+    largest tensor of a small model. Their float32 copies are made for a few places at a time, and made again on
+    the way back rather than kept.
     """
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     targets = batch["labels"][0, 1:]
     places = (targets != examples.IGNORED).nonzero().squeeze(1)
     logits = model(**inputs, use_cache=False, logits_to_keep=places).logits[0]
-    return torch.nn.functional.cross_entropy(logits.float(), targets[places], reduction="sum"), len(places)
+    return summed_loss(logits, targets[places]), len(places)
+
+
+def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of `logits` (places, words) at `targets` (places), in nats, summed in float32."""
+    parts = zip(logits.split(PLACES_AT_ONCE), targets.split(PLACES_AT_ONCE), strict=True)
+    return sum(checkpoint(loss_in_float32, *part, use_reentrant=False) for part in parts)
+
+
+def loss_in_float32(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
 def update(
