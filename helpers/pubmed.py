@@ -7,7 +7,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -247,16 +247,3 @@ def unmarked(raw: bytes) -> str:
     """The text of raw XML without its markup."""
     text = MARKUP.sub(b"", raw).decode()
     return html.unescape(text) if "&" in text else text
-
-
-@contextmanager
-def open_xml(source: Path | BinaryIO) -> Iterator[BinaryIO]:
-    """`source` as a stream of XML bytes, unzipped if it begins like gzip."""
-    if isinstance(source, str | Path):
-        with Path(source).open("rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            with gzip.GzipFile(fileobj=file) if zipped else nullcontext(file) as stream:
-                yield stream
-    else:
-        yield source

@@ -5,6 +5,7 @@ Then:    NCBI_EUTILS_BASE=http://127.0.0.1:8070/eutils ARXIV_API_BASE=http://127
 """
 
 import argparse
+import gzip
 import json
 import random
 import socket
@@ -20,7 +21,6 @@ from urllib.parse import parse_qs, urlsplit
 from lxml import etree
 
 from helpers.archive import list_files
-from helpers.pubmed import open_xml
 from helpers.topics import Glance, load_topic
 from tests.faults import ALL, feed, send
 
@@ -187,7 +187,7 @@ def read_records(path: Path, worth: Callable[[str], bool] = lambda text: True) -
     """{PMID: XML} of the records in a PubMed file or folder whose text passes; the newest of each."""
     records = {}
     for file in list_files(path):
-        with open_xml(file) as stream:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
             tags = ("PubmedArticle", "PubmedBookArticle")
             for _, element in etree.iterparse(stream, tag=tags, resolve_entities=False):
                 if worth(" ".join(element.itertext())):

@@ -16,15 +16,7 @@ from helpers import archive, eutils, harvest, ledger, preprints, wire
 from helpers.errors import CourseError
 from helpers.papers import Paper
 from helpers.paths import ROOT, SAMPLE
-from tests.loopback import BATCH, TOPIC, closed_port, gather, hurried, load, serve
-
-
-@pytest.fixture
-def server(tmp_path):
-    running = serve()
-    with hurried(tmp_path / "locks"):
-        yield running
-    running.close()
+from tests.loopback import BATCH, TOPIC, closed_port, gather, hurried, load
 
 
 def synthetic(n: int) -> dict[str, str]:

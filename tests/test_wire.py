@@ -16,7 +16,7 @@ from Bio import Entrez
 
 from helpers import eutils, ledger, wire
 from helpers.pace import Clock, Pace, Stopped
-from tests.loopback import hurried, load, serve
+from tests.loopback import hurried, load
 from tests.sweeps import times
 
 REQUESTS = 10_000
@@ -143,14 +143,6 @@ def test_a_stopped_clock_wakes_every_sleeper(tmp_path):
     clock.stopped.set()
     [sleeper.join(5) for sleeper in sleepers]
     assert len(ends) == 5 and max(ends) - began < 1
-
-
-@pytest.fixture
-def server(tmp_path):
-    running = serve()
-    with hurried(tmp_path / "locks"):
-        yield running
-    running.close()
 
 
 def fetch(server, folder: Path, n: int, **values: object) -> eutils.PubMed:
