@@ -100,7 +100,7 @@ def read(words: Iterable[str]) -> tuple[dict[str, str], int, bool]:
     repeats, force = values.pop("REPEATS") or str(REPEATS), values.pop("FORCE")
     if not repeats.isdigit() or int(repeats) < 1:
         raise CourseError(f"REPEATS={repeats!r} is no number of repeats", "REPEATS is a whole number from 1 on")
-    return values, int(repeats), bool(force)
+    return values, int(repeats), force not in ("", "0")
 
 
 def input_file(folders: Folders) -> Path:

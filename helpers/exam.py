@@ -75,7 +75,7 @@ class Candidate:
 
     def chosen_by(self) -> list[str]:
         """The held-out papers whose loss decided which of the trained weights were kept."""
-        return files.read_json(self.folder / trained.RECORD).get("chosen_by", [])
+        return files.read_json(self.folder / trained.RECORD)["history"]["chosen_by"]
 
     def identity(self, row: str) -> str:
         """Hash of the weights behind `row` and of the code that asks, to know noted work again."""

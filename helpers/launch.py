@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from helpers import order, session, tuning
+from helpers import order, session, trainable, tuning
 from helpers.errors import CourseError
 from helpers.ranks import Ranks
 from helpers.stages import stage_of
@@ -21,6 +21,9 @@ def main() -> None:
         train(sys.argv[1:])
     except CourseError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(130)
 
 
 def train(words: Iterable[str]) -> None:
@@ -34,8 +37,18 @@ def train(words: Iterable[str]) -> None:
     ranks = Ranks()  # gives each process a GPU of its own, before anything is loaded
     os.environ.update(asked.values)
     os.environ["COURSE_FORCE"] = str(int(bool(asked.forced)))
-    job = tuning.prepare(session.begin(stage_of(asked.stages[0]).name, {}), METHODS[asked.stages])
+    stage = stage_of(asked.stages[0])
+    job = tuning.prepare(session.begin(stage.name, stage.parameters()), METHODS[asked.stages])
     if job.declined:
         raise CourseError(job.declined, "several GPUs share the weights among them: say FULL_FINETUNE=on")
-    tuning.train(job, tuning.load_trainable(job) if asked.stages == (6,) else tuning.with_adapter(job))
+    if stage.number == 6:
+        model = tuning.load_trainable(job)
+    else:
+        knobs = job.session.settings
+        model = trainable.add_adapter(tuning.load_frozen(job), trainable.adapter_config(knobs), knobs.SEED)
+    tuning.train(job, model)
     ranks.part()
+
+
+if __name__ == "__main__":
+    main()

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 from transformers import PretrainedConfig
 
-from helpers import architectures, planner
+from helpers import architectures, planner, training, tuning
 from helpers.cards import CARDS, Card
+from helpers.paths import base_model
 from helpers.recipes import MICRO_BATCH_TOKENS, Recipe, recipe
 
 GIB = 2**30
@@ -25,7 +26,7 @@ PAPERS = 180  # seconds for asking PubMed and arXiv, who answer a few requests a
 STEP = 0.06  # seconds a generated token of a batch: the launch of some thousand kernels, whatever the model
 QUESTIONS, TOGETHER = 10, 4  # asked, and so many in one batch
 SCORED = 400_000  # tokens that the probes and the held-out papers read, without a way back
-LOOKS = 1.1  # training and the looks at what is not trained on
+LOOKS = 1 + (training.LOOKS + 1) * 2 * tuning.WATCHED_SHARE / 3  # seven looks at two sets, forward only
 
 
 def before(settings: SimpleNamespace) -> dict[str, planner.Plan]:
@@ -33,10 +34,11 @@ def before(settings: SimpleNamespace) -> dict[str, planner.Plan]:
 
     Raises CourseError where config.json has to come from the Hub and does not.
     """
-    config, name = architectures.of_settings(settings), settings.MODEL_NAME
+    name, folder = settings.MODEL_NAME, base_model(settings.MODEL_NAME)
+    model = folder if (folder / "config.json").exists() else architectures.of_settings(settings)
     knobs = {"targets": settings.LORA_TARGET_MODULES, "name": name}
     ranks = {"qlora": settings.LORA_R, "full": 0}
-    return {m: planner.plan(config, recipe(settings, m), rank, **knobs) for m, rank in ranks.items()}
+    return {m: planner.plan(model, recipe(settings, m), rank, **knobs) for m, rank in ranks.items()}
 
 
 def rows(plans: dict[str, planner.Plan]) -> list[dict]:

@@ -81,6 +81,23 @@ class Ranks:
         """Whether any process says so: they must stop and save together."""
         return self.total(float(flag))[0] > 0
 
+    def collect(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors whole, in the memory of the main process; {} in the others. All of them must ask.
+
+        One tensor at a time is put together on a GPU, and goes to the main memory before the next.
+        """
+        collected = {}
+        for name, tensor in tensors.items():
+            full = tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+            if self.main:
+                collected[name] = full
+        return collected
+
+    def say(self, words: str) -> None:
+        """Print, once."""
+        if self.main:
+            print(words)
+
     def main_first(self) -> AbstractContextManager:
         """Around what the main process does before the others do it too."""
         return self.state.main_process_first() if self.state else nullcontext()
@@ -99,11 +116,6 @@ class Ranks:
 def plain(model: torch.nn.Module) -> PreTrainedModel:
     """The model without what DDP wrapped around it."""
     return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor, put together again if it is cut up among the processes; all of them must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def like(tensor: torch.Tensor, example: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """How fast a machine trains: measured on it where it has trained before, else worked out from its products."""
 
+import os
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig
@@ -63,12 +64,14 @@ def operations(config: PretrainedConfig, recipe: Recipe, rank: int, lengths: tup
 
 def kind(name: str, recipe: Recipe) -> dict[str, object]:
     """What a speed belongs to."""
-    return {"model": name, "method": recipe.method, "dtype": recipe.dtype, "checkpointing": recipe.checkpointing}
+    return {"model": name, "method": recipe.method, "dtype": recipe.dtype, "checkpointing": recipe.checkpointing} | {
+        "device": hardware.device()
+    }
 
 
 def remember(name: str, recipe: Recipe, tokens: int, seconds: float) -> None:
     """Note the speed of a training of model `name` on this machine, in place of the last one of its kind."""
-    if not seconds:
+    if not seconds or int(os.environ.get("WORLD_SIZE", 1)) > 1:  # several processes are another machine
         return
     here = {"machine": hardware.machine()} | kind(name, recipe)
     others = [entry for entry in entries() if {k: entry.get(k) for k in here} != here]

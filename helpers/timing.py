@@ -19,7 +19,7 @@ from datasets import Dataset
 from peft import LoraConfig, set_peft_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers import answers, attention, chat, examples, likelihood, models, stock, training, tuning, weights
+from helpers import answers, chat, examples, likelihood, models, stock, trainable, training, weights
 from helpers.hardware import device, memory_peak
 from helpers.paths import base_model
 from helpers.recipes import Recipe, plan_updates, recipe
@@ -62,14 +62,7 @@ class Job:
     @property
     def lora(self) -> LoraConfig | None:
         """The adapter's shape; None where all weights are trained."""
-        knobs = self.settings
-        shape = {"r": knobs.LORA_R, "lora_alpha": knobs.LORA_ALPHA, "lora_dropout": knobs.LORA_DROPOUT}
-        targets = tuning.target_modules(knobs.LORA_TARGET_MODULES)
-        return (
-            LoraConfig(task_type="CAUSAL_LM", target_modules=targets, **shape)
-            if self.recipe.method == "qlora"
-            else None
-        )
+        return trainable.adapter_config(self.settings) if self.recipe.method == "qlora" else None
 
 
 def job(task: str, settings: Settings, given: dict) -> Job:
@@ -117,7 +110,7 @@ def train(side: str, job: Job) -> dict:
 
 def ours(side: str, job: Job, folder: Path) -> tuple[list[dict], dict]:
     """Our training, as notebooks 4 and 6 make it: (pace, weights)."""
-    model = trainable(job)
+    model = untrained(job)
     manifest = weights.read_manifest(job.settings.MODEL_NAME)
     history = training.fit(
         model,
@@ -138,18 +131,17 @@ def reference(side: str, job: Job, folder: Path) -> tuple[list[dict], dict]:
     return stock.train(made), stock.weights_of(made.model)
 
 
-def trainable(job: Job) -> PreTrainedModel:
+def untrained(job: Job) -> PreTrainedModel:
     """The model that we train: the 4-bit base with a new adapter, or all weights."""
-    kind = attention.for_training(job.settings.ATTENTION, job.recipe.dtype)
     if job.lora is None:
-        return models.load(job.base, "float32", kind).requires_grad_(True)
-    frozen = models.unpack(models.load(job.base, "nf4", kind, job.recipe.dtype))
-    return tuning.add_adapter(frozen, job.lora, job.settings.SEED)
+        return trainable.every_weight(job.base, job.settings, job.recipe.dtype)
+    frozen = trainable.frozen(job.base, job.settings, job.recipe.dtype)
+    return trainable.add_adapter(frozen, job.lora, job.settings.SEED)
 
 
 def held_out_losses(job: Job, trained: dict) -> list[float]:
     """The held-out loss of the untouched model, and with `trained` put into it."""
-    model = trainable(job)
+    model = untrained(job)
     before = evaluate(model, job.held_out, job.recipe)
     if job.lora is None:
         model.load_state_dict(trained, strict=False)

@@ -7,9 +7,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import chat, files
+from helpers.errors import CourseError
 
 RECORD = "training.json"
-MEASURED = ("pace",)  # differs from run to run, so it is kept beside the result, not in it
 
 
 @dataclass
@@ -20,6 +20,7 @@ class History:
     held_out: list[dict] = field(default_factory=list)  # step, loss, and guard: the loss on general text
     chosen: int | None = None  # the update whose weights are the result; None until that is settled
     chosen_by: list[str] = field(default_factory=list)  # papers that had a say in that
+    # differs from run to run, so it is kept beside the result, not in it:
     pace: list[dict] = field(default_factory=list)  # step, seconds, memory: bytes held at most so far
 
     @property
@@ -44,7 +45,7 @@ class History:
 
     def lasting(self) -> dict:
         """What is the same on every run."""
-        return {name: value for name, value in asdict(self).items() if name not in MEASURED}
+        return {name: value for name, value in asdict(self).items() if name != "pace"}
 
 
 def save(
@@ -85,19 +86,30 @@ def finished(out: Path, key: str, work: Path) -> History | None:
     """The history of a training that `out` already holds, whole and made the same way; else None."""
     if not (out / RECORD).exists():
         return None
-    record = files.read_json(out / RECORD)
-    whole = all((out / n).exists() and files.sha256(out / n) == sha for n, sha in record["files"].items())
-    if not whole or record["key"] != key:
+    try:
+        record = files.read_json(out / RECORD)
+        whole = all((out / n).exists() and files.sha256(out / n) == sha for n, sha in record["files"].items())
+        done = History(**record["history"]) if whole and record["key"] == key else None
+    except (CourseError, KeyError, TypeError, AttributeError):  # a damaged record is no record
         return None
-    measured = files.read_json(timing(work)) if timing(work).exists() else {"key": None}
-    known = {name: measured[name] for name in MEASURED} if measured["key"] == key else {}
-    return History(**record["history"], **known)
+    if done:
+        done.pace = measured(work, key)
+    return done
 
 
 def save_measured(history: History, key: str, work: Path) -> None:
     """Keep what differs from run to run beside `work`, so that the result itself is the same every time."""
-    files.write_json(timing(work), {"key": key} | {name: getattr(history, name) for name in MEASURED})
+    files.write_json(beside(work), {"key": key, "pace": history.pace})
 
 
-def timing(work: Path) -> Path:
+def measured(work: Path, key: str) -> list[dict]:
+    """The pace of the training `key` as it was kept; [] if it was not."""
+    try:
+        kept = files.read_json(beside(work))
+        return kept["pace"] if kept["key"] == key else []
+    except (CourseError, KeyError, TypeError):
+        return []
+
+
+def beside(work: Path) -> Path:
     return work.with_name(f"{work.name}.json")

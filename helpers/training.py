@@ -1,5 +1,6 @@
 """The training loop: one for an adapter and for all weights, in one process or several, resumable to the bit."""
 
+import runpy
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,12 +17,13 @@ from helpers.errors import CourseError
 from helpers.hardware import device, memory_peak
 from helpers.paths import relative
 from helpers.progress import Line, forced
-from helpers.ranks import Ranks, like, plain, whole
+from helpers.ranks import Ranks, like, plain
 from helpers.recipes import Recipe, groups_of, learning_rate, plan_updates
 from helpers.trained import History
-from helpers.updates import evaluate, update
+from helpers.updates import evaluate, uncast, update
 
 SECONDS_BETWEEN_CHECKPOINTS = 120
+BEST = "best"  # below the folder of the checkpoints
 LOOKS = 6  # at rows that are not trained on, besides the one before training
 PATIENCE = 2  # looks without a new best after which early stopping ends the training
 WATCHED = {"held_out": "loss", "guard": "guard"}  # what EARLY_STOPPING goes by, and its name in a look
@@ -70,10 +72,10 @@ def fit(
     if ranks.main:
         open_work(work, key)
     ranks.wait()
-    with stop_requested() as asked_to_stop, allocator.kept():
+    with stop_requested() as asked_to_stop, allocator.kept(), uncast(model, recipe.dtype):
         run = Run(model, reading, recipe, work, key, ranks)
         run.go(show if ranks.main else lambda history, total: None, asked_to_stop)
-        trained_weights = {name: whole(weight) for name, weight in run.weights.items()}
+        trained_weights = ranks.collect(run.weights)
         if ranks.main:
             state = trained_weights if ranks.sharded else None
             trained.save(plain(run.model), tokenizer, asdict(recipe), run.history, key, base, out, state)
@@ -86,12 +88,13 @@ def fit(
 
 
 def open_work(work: Path, key: str) -> None:
-    """An empty folder for this training's checkpoints, or the one that already holds some."""
-    known = work / "key.json"
-    if not known.exists() or files.read_json(known) != key:
+    """An empty folder for this training's checkpoints, or the one that already holds some; FORCE begins anew."""
+    known = work / "key"
+    if forced() or not known.exists() or known.read_text(encoding="utf-8").strip() != key:
         files.remove_folder(work)
-    files.write_json(known, key)
+    files.write_text(known, key)
     files.sweep(work)
+    files.sweep(work / BEST)
 
 
 class Run:
@@ -153,10 +156,16 @@ class Run:
             seen["guard"] = evaluate(self.model, self.reading.guard, self.recipe, self.ranks)
         self.history.held_out.append(seen)
         if self.watches() and self.best(self.history) == step:
-            weights = {name: whole(weight) for name, weight in self.weights.items()}
-            if self.ranks.main:
-                checkpoints.save(self.work / "best", step, weights, {"step": step}, keep=1)
-            self.ranks.wait()
+            self.save()  # first: who goes on from here has these weights, or can keep them again
+            self.keep_best(step)
+
+    def keep_best(self, step: int) -> None:
+        """Put these weights aside as the best so far."""
+        weights = self.ranks.collect(self.weights)
+        if self.ranks.main:
+            files.remove_folder(self.work / BEST)
+            checkpoints.save(self.work / BEST, step, weights, {"step": step}, keep=1)
+        self.ranks.wait()
 
     def watches(self) -> bool:
         """Whether looks decide when to stop and which weights to keep."""
@@ -180,21 +189,25 @@ class Run:
         if not self.watches() or self.best(self.history) == self.history.chosen:
             return
         self.history.chosen = self.best(self.history)
-        with self.ranks.main_first():
-            kept = checkpoints.newest(self.work / "best")
-        if kept is None:
+        kept = self.kept_best()
+        if kept is None or kept[1]["step"] != self.history.chosen:
             raise CourseError(
                 f"the best weights, of update {self.history.chosen}, were damaged on disk",
                 "run again: training begins anew",
             )
         self.put_back(kept[0])
 
+    def kept_best(self) -> tuple[dict[str, torch.Tensor], dict] | None:
+        with self.ranks.main_first():
+            return checkpoints.newest(self.work / BEST)
+
     def save(self) -> None:
         """A checkpoint of everything, complete or absent."""
-        tensors = {name: whole(weight) for name, weight in self.weights.items()}
+        tensors = dict(self.weights)
         for name, weight in self.weights.items():
             parts = self.optimizer.state.get(weight, {})  # a weight that never had a gradient has none
-            tensors |= {f"{part}|{name}": whole(value) for part, value in parts.items()}
+            tensors |= {f"{part}|{name}": value for part, value in parts.items()}
+        tensors = self.ranks.collect(tensors)
         if self.ranks.main:
             state = {"key": self.key, "history": asdict(self.history), "scaler": self.scaler.state_dict()}
             checkpoints.save(self.work, len(self.history.updates), tensors, state)
@@ -204,29 +217,34 @@ class Run:
         """Put the newest whole checkpoint of this training back; its history, or an empty one."""
         with self.ranks.main_first():
             found = checkpoints.newest(self.work)
-        if found is None or found[1]["key"] != self.key:
+        if found is None:
             return History()
         tensors, state = found
         history = History(**state["history"])
-        if not self.best_is_safe(history):
-            return History()
+        step = len(history.updates)
+        if self.watches() and history.held_out and self.best(history) != step:
+            kept = self.kept_best()
+            if kept is None or kept[1]["step"] != self.best(history):
+                self.clear()
+                return History()
         self.put_back(tensors)
         for stored, tensor in tensors.items():
             part, bar, name = stored.partition("|")
             if bar:
                 self.optimizer.state[self.weights[name]][part] = like(tensor, self.weights[name])
         self.scaler.load_state_dict(state["scaler"])
-        if self.ranks.main:
-            print(f"going on after update {len(history.updates)}, from a checkpoint in {relative(self.work)}")
+        if self.watches() and self.best(history) == step:
+            self.keep_best(step)
+        self.ranks.say(f"going on after update {step}, from a checkpoint in {relative(self.work)}")
         return history
 
-    def best_is_safe(self, history: History) -> bool:
-        """Whether the weights that early stopping may come back to are still whole on disk."""
-        if not self.watches() or not history.held_out:
-            return True
-        with self.ranks.main_first():
-            kept = checkpoints.newest(self.work / "best")
-        return kept is not None and kept[1]["step"] >= self.best(history)
+    def clear(self) -> None:
+        """Begin anew, with nothing on disk that newer checkpoints would have to give way to."""
+        self.ranks.say("the best weights that were kept are damaged or gone: training begins anew")
+        if self.ranks.main:
+            for folder in (*checkpoints.steps(self.work), self.work / BEST):
+                files.remove_folder(folder)
+        self.ranks.wait()
 
     def put_back(self, tensors: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
@@ -259,6 +277,4 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 
 
 if __name__ == "__main__":  # accelerate launch -m helpers.training
-    from helpers.launch import main
-
-    main()
+    runpy.run_module("helpers.launch", run_name="__main__")  # by name: no result depends on how it was started

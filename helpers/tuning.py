@@ -6,14 +6,10 @@ from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import (
-    attention,
     chat,
     examples,
     files,
@@ -25,12 +21,13 @@ from helpers import (
     recipes,
     rows,
     speed,
+    trainable,
     training,
     updates,
     weights,
 )
 from helpers.errors import CourseError
-from helpers.paths import base_model
+from helpers.paths import base_model, relative
 from helpers.session import Session
 
 CODE = (
@@ -41,9 +38,10 @@ CODE = (
     "models",
     "ranks",
     "recipes",
+    "trainable",
     "training",
     "updates",
-)  # trained by
+)  # what the trained weights depend on
 WHERE_FROM = ("base_model_name_or_path", "revision", "peft_version")  # of a LoraConfig: say nothing of its shape
 WATCHED_SHARE = 0.03  # of the token budget: the held-out rows, and the general text, looked at during training
 
@@ -89,22 +87,30 @@ class Tuning:
 def prepare(session: Session, method: str) -> Tuning:
     """Rows, held-out rows, recipe and memory plan of a training by `method` (qlora or full).
 
-    Raises CourseError for rows of held-out papers, and where QLoRA does not fit.
+    Raises CourseError for rows of held-out papers, where nothing is left to read, and where QLoRA does not fit.
     """
     settings, folders = session.settings, session.folders
     tokenizer = models.load_tokenizer(base_model(settings.MODEL_NAME))
     recipe = recipes.recipe(settings, method)
     training_rows = rows.load_rows(settings.TRAINING_DATA or folders.training_data)
     papers = held_out.load(folders.held_out)
+    unseen = [row for paper in papers for row in paper["rows"][:1]]
+    if not unseen:
+        raise CourseError(f"{relative(folders.held_out)} holds no rows", "run stage 3 with a larger MAX_PAPERS")
     refuse_held_out(training_rows, papers)
     training_rows += general.replay_rows() if settings.REPLAY_RATIO else []
     encoded = encode(training_rows, tokenizer, settings)
     reading = training.Reading(
         encoded,
-        watched([row for paper in papers for row in paper["rows"][:1]], tokenizer, settings),
+        watched(unseen, tokenizer, settings),
         watched(general.guard_rows(), tokenizer, settings),
         replay=list(encoded["view"]).count(general.VIEW),
     )
+    if len(encoded) == reading.replay:
+        raise CourseError(
+            f"no row of a paper has an answer within MAX_SEQ_LENGTH={settings.MAX_SEQ_LENGTH} tokens",
+            "raise MAX_SEQ_LENGTH",
+        )
     plan, declined = foresee(settings, recipe, reading), ""
     if method == "full":
         declined = why_not(settings.FULL_FINETUNE, plan)
@@ -173,39 +179,13 @@ def why_not(wanted: str, plan: planner.Plan) -> str:
 
 
 def load_frozen(tuning: Tuning) -> PreTrainedModel:
-    """The base in 4 bits; on a CPU the same values, spelled out once instead of at every product."""
-    return models.unpack(models.load(tuning.base, "nf4", attention_of(tuning), tuning.recipe.dtype))
+    """The base in 4 bits."""
+    return trainable.frozen(tuning.base, tuning.session.settings, tuning.recipe.dtype)
 
 
 def load_trainable(tuning: Tuning) -> PreTrainedModel:
     """The base in float32, every weight trainable."""
-    return models.load(tuning.base, "float32", attention_of(tuning), tuning.recipe.dtype).requires_grad_(True)
-
-
-def attention_of(tuning: Tuning) -> str:
-    return attention.for_training(tuning.session.settings.ATTENTION, tuning.recipe.dtype)
-
-
-def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
-    """`model` frozen, with a new float32 adapter; the same seed starts from the same matrices.
-
-    Raises CourseError that lists the model's layers if LORA_TARGET_MODULES names one that is not there.
-    """
-    layers = {n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"}
-    targets = set() if config.target_modules == "all-linear" else set(config.target_modules)
-    if unknown := sorted(targets - layers):
-        raise CourseError(
-            f"LORA_TARGET_MODULES: the model has no layer {', '.join(unknown)}",
-            f"use all-linear, or some of {', '.join(sorted(layers))}",
-        )
-    model.requires_grad_(False)
-    torch.manual_seed(seed)
-    return get_peft_model(model, config)
-
-
-def target_modules(setting: str) -> str | list[str]:
-    """LORA_TARGET_MODULES as peft wants it."""
-    return setting if setting == "all-linear" else [name.strip() for name in setting.split(",")]
+    return trainable.every_weight(tuning.base, tuning.session.settings, tuning.recipe.dtype)
 
 
 def train(
@@ -240,21 +220,8 @@ def reloaded_loss(tuning: Tuning) -> float:
     if tuning.recipe.method == "qlora":
         model = models.load_adapter(load_frozen(tuning), tuning.out)
     else:
-        model = models.load(tuning.out, "float32", attention_of(tuning), tuning.recipe.dtype)
+        model = trainable.every_weight(tuning.out, tuning.session.settings, tuning.recipe.dtype)
     return updates.evaluate(model, tuning.reading.held_out, tuning.recipe)
-
-
-def with_adapter(tuning: Tuning) -> PeftModel:
-    """The frozen base with the adapter that notebook 4 describes."""
-    knobs = tuning.session.settings
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=knobs.LORA_R,
-        lora_alpha=knobs.LORA_ALPHA,
-        lora_dropout=knobs.LORA_DROPOUT,
-        target_modules=target_modules(knobs.LORA_TARGET_MODULES),
-    )
-    return add_adapter(load_frozen(tuning), config, knobs.SEED)
 
 
 def adapter_shape(model: PreTrainedModel) -> dict[str, str]:
@@ -263,60 +230,3 @@ def adapter_shape(model: PreTrainedModel) -> dict[str, str]:
         return {}
     said = model.peft_config["default"].to_dict()
     return {k: str(sorted(v) if isinstance(v, set) else v) for k, v in said.items() if k not in WHERE_FROM}
-
-
-def adapter_change(tuning: Tuning) -> dict[str, list[float]]:
-    """{matrix name: size of the adapter's update in each layer, relative to the matrix it changes}.
-
-    ‖(alpha / r) B A‖ / ‖W‖ in Frobenius norms; W is the unquantised base.
-    """
-    scale = tuning.session.settings.LORA_ALPHA / tuning.session.settings.LORA_R
-    prefix, changes = "base_model.model.", {}
-    with safe_open(tuning.out / "adapter_model.safetensors", "pt") as adapter, Weights(tuning.base) as base:
-        for name in (n for n in adapter.keys() if n.endswith("lora_A.weight")):  # noqa: SIM118
-            matrix = name.removeprefix(prefix).removesuffix(".lora_A.weight")
-            update = scale * adapter.get_tensor(name.replace("lora_A", "lora_B")) @ adapter.get_tensor(name)
-            changes[matrix] = (update.norm() / base.get(f"{matrix}.weight").float().norm()).item()
-    return by_layer(changes)
-
-
-def full_change(tuning: Tuning) -> dict[str, list[float]]:
-    """{matrix name: ‖W after − W before‖ / ‖W before‖ in each layer}."""
-    changes = {}
-    with Weights(tuning.out) as after, Weights(tuning.base) as before:
-        for name in after.names():
-            if ".layers." in name and name.endswith("proj.weight"):
-                old = before.get(name).float()
-                changes[name.removesuffix(".weight")] = ((after.get(name).float() - old).norm() / old.norm()).item()
-    return by_layer(changes)
-
-
-def by_layer(changes: dict[str, float]) -> dict[str, list[float]]:
-    """{"…layers.3.self_attn.q_proj": x} → {"q_proj": [x of layer 0, 1, 2, …]}."""
-    kinds: dict[str, dict[int, float]] = {}
-    for name, value in changes.items():
-        layer = int(name.split(".layers.")[1].split(".")[0])
-        kinds.setdefault(name.split(".")[-1], {})[layer] = value
-    return {kind: [layers[n] for n in sorted(layers)] for kind, layers in sorted(kinds.items())}
-
-
-class Weights:
-    """Read single tensors of a model folder, in one file or several."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __enter__(self) -> "Weights":
-        self.open = [safe_open(path, "pt") for path in sorted(self.folder.glob("model*.safetensors"))]
-        self.place = {name: file for file in self.open for name in file.keys()}  # noqa: SIM118
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.open.clear()
-        self.place.clear()
-
-    def names(self) -> list[str]:
-        return sorted(self.place)
-
-    def get(self, name: str) -> torch.Tensor:
-        return self.place[name].get_tensor(name)

@@ -1,8 +1,7 @@
 """One update of the weights, and one look at rows that are not trained on."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 from datasets import Dataset
@@ -64,7 +63,7 @@ def update(
     share, summed = ranks.deal(groups), 0.0
     for number, (group, weight) in enumerate(share, 1):
         with ranks.gathering(model, last=number == len(share)):
-            with arithmetic(model, recipe.dtype):
+            with arithmetic(recipe.dtype):
                 loss, _ = answer_loss(model, examples.collate(rows, group, device()))
             scaler.scale(loss * (weight * ranks.count / graded)).backward()  # engines average over processes
         summed += weight * loss.item()
@@ -89,7 +88,7 @@ def evaluate(model: PreTrainedModel, rows: Dataset, recipe: Recipe, ranks: Ranks
     ranks = ranks or Ranks()
     model.eval()
     summed = graded = 0.0
-    with torch.no_grad(), arithmetic(model, recipe.dtype):
+    with torch.no_grad(), arithmetic(recipe.dtype):
         for group, weight in ranks.deal(groups_of(list(range(len(rows))), examples.lengths(rows), recipe)):
             loss, n = answer_loss(model, examples.collate(rows, group, device()))
             summed, graded = summed + weight * loss.item(), graded + weight * n
@@ -103,16 +102,18 @@ def graded_tokens(rows: Dataset, group: list[int]) -> int:
     return sum(len(ids) - start for ids, start in zip(chosen["input_ids"], chosen["answer_from"], strict=True))
 
 
-@contextmanager
-def arithmetic(model: PreTrainedModel, dtype: str) -> Iterator[None]:
+def arithmetic(dtype: str) -> torch.autocast:
     """Matrix products in `dtype`; weights that are trained stay float32.
 
     At a rate of 1e-5 an update to a bfloat16 weight rounds away for nearly every weight, so the float32
-    weights are the ones that are updated and bfloat16 copies are made for each product. peft would copy the input
-    of every adapted layer to the adapter's float32, only for autocast to turn it back.
+    weights are the ones that are updated and bfloat16 copies are made for each product.
     """
-    with (
-        torch.autocast(device(), dtype=getattr(torch, dtype), enabled=dtype != "float32"),
-        disable_input_dtype_casting(model, active=dtype != "float32"),
-    ):
-        yield
+    return torch.autocast(device(), dtype=getattr(torch, dtype), enabled=dtype != "float32")
+
+
+def uncast(model: PreTrainedModel, dtype: str) -> AbstractContextManager:
+    """Around a training: peft leaves the inputs of adapted layers as they are.
+
+    It would copy each to the adapter's float32, only for autocast to turn it back.
+    """
+    return disable_input_dtype_casting(model, active=dtype != "float32")

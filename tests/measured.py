@@ -13,7 +13,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from tiny import BASE, embedded
 
-from helpers import attention, models, planner, recipes, training, tuning
+from helpers import attention, models, planner, recipes, trainable, training
 from helpers.hardware import compute_dtype
 
 
@@ -37,7 +37,9 @@ def main(method, lengths, batch_size, accumulation=1, checkpointing=False, dtype
         model = models.load(embedded(), "float32", how).requires_grad_(True)
     else:
         model = models.unpack(models.load(embedded(), "nf4", how, recipe.dtype))
-        model = tuning.add_adapter(model, LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules="all-linear"), 1)
+        model = trainable.add_adapter(
+            model, LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules="all-linear"), 1
+        )
     reading = training.Reading(Dataset.from_list(rows), held_out=Dataset.from_list(rows[:1]))
     with tempfile.TemporaryDirectory() as place:
         folders = {"out": Path(place) / "out", "work": Path(place) / "work"}

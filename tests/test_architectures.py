@@ -11,7 +11,7 @@ import transformers
 from peft import LoraConfig
 from sweeps import times
 
-from helpers import answers, attention, chat, choices, examples, models, training, tuning, updates, weights
+from helpers import answers, attention, chat, choices, examples, models, trainable, training, updates, weights
 from helpers.errors import CourseError
 
 SHAPE = {
@@ -66,13 +66,13 @@ def write(folder, name, tied):
     return folder
 
 
-def trainable(method, folder):
+def to_train(method, folder):
     """What notebooks 4 and 6 train."""
     how = attention.for_training("auto", "float32")
     if method == "full":
         return models.load(folder, "float32", how, "float32").requires_grad_(True)
     frozen = models.unpack(models.load(folder, "nf4", how, "float32"))
-    return tuning.add_adapter(frozen, LoraConfig(**tiny.LORA | {"lora_dropout": 0.0}), seed=1)
+    return trainable.add_adapter(frozen, LoraConfig(**tiny.LORA | {"lora_dropout": 0.0}), seed=1)
 
 
 def again(method, folder, out):
@@ -88,7 +88,7 @@ def test_it_learns_and_comes_back_and_answers(bases, tmp_path, name, tied, metho
     tokenizer = models.load_tokenizer(folder)
     rows = examples.encode(tiny.ROWS, tokenizer, RECIPE.max_length)
     chat.require_same_prefix(tokenizer, rows)
-    model, recipe = trainable(method, folder), replace(RECIPE, method=method)
+    model, recipe = to_train(method, folder), replace(RECIPE, method=method)
     before = {name: w.detach().clone() for name, w in model.named_parameters()}
     reading = training.Reading(rows, held_out=rows.select(range(3)))
     places = {"out": tmp_path / "out", "work": tmp_path / "work"}
@@ -151,12 +151,12 @@ def test_logits_of_chosen_places_are_those_of_all(folder):
 def test_all_linear_means_every_matrix_but_the_head_and_wrong_names_list_the_right_ones(tmp_path, name, layers):
     write(tmp_path, name, tied=False)
     adapted = {
-        n.split(".lora_")[0].split(".")[-1] for n, _ in trainable("qlora", tmp_path).named_parameters() if "lora" in n
+        n.split(".lora_")[0].split(".")[-1] for n, _ in to_train("qlora", tmp_path).named_parameters() if "lora" in n
     }
     assert adapted == layers
-    wrong = LoraConfig(target_modules=tuning.target_modules("q_porj"))
+    wrong = LoraConfig(target_modules=trainable.target_modules("q_porj"))
     with pytest.raises(CourseError, match="LORA_TARGET_MODULES: the model has no layer q_porj") as error:
-        tuning.add_adapter(models.load(tmp_path, "float32"), wrong, seed=1)
+        trainable.add_adapter(models.load(tmp_path, "float32"), wrong, seed=1)
     assert error.value.way_out == f"use all-linear, or some of {', '.join(sorted(layers))}"
 
 

@@ -8,7 +8,7 @@ import tiny
 import torch
 from peft import LoraConfig
 
-from helpers import exam, files, held_out, models, paths, planner, training, tuning
+from helpers import changes, exam, files, held_out, models, paths, planner, trainable, training, tuning
 from helpers.errors import CourseError
 from helpers.paths import Folders, base_model
 from helpers.stages import stage_of
@@ -52,7 +52,7 @@ def build(job):
         return None
     if job.recipe.method == "full":
         return tuning.load_trainable(job)
-    return tuning.add_adapter(tuning.load_frozen(job), LoraConfig(**tiny.LORA), seed=1)
+    return trainable.add_adapter(tuning.load_frozen(job), LoraConfig(**tiny.LORA), seed=1)
 
 
 def trained(stage, method):
@@ -82,7 +82,7 @@ def test_a_model_is_trained_and_sits_the_exam_beside_the_one_it_came_from(open_s
         items = files.read_jsonl(stage.folders.items / f"{name}.jsonl")
         assert [held_out.bits_per_byte([item]) for item in items] == bits[name]
 
-    change = (tuning.adapter_change if method == "qlora" else tuning.full_change)(job)
+    change = (changes.adapter_change if method == "qlora" else changes.full_change)(job)
     assert set(change) == {f"{kind}_proj" for kind in ("down", "gate", "k", "o", "q", "up", "v")}
     assert all(len(layers) == 2 and all(0 < size < 1 for size in layers) for layers in change.values())
 
@@ -123,7 +123,9 @@ def test_a_notebook_loads_each_model_once(open_stage, monkeypatch, method, names
 
 def set_chosen_by(candidate, papers):
     record = candidate.folder / "training.json"
-    files.write_json(record, files.read_json(record) | {"chosen_by": papers})
+    said = files.read_json(record)
+    assert "chosen_by" in said["history"], "trained.save writes it here"
+    files.write_json(record, said | {"history": said["history"] | {"chosen_by": papers}})
 
 
 def test_papers_that_chose_the_checkpoint_do_not_test_it(adapted, capsys):
@@ -188,7 +190,7 @@ def test_where_full_tuning_is_declined_nobody_sits_the_exam(open_stage, monkeypa
 def test_another_shape_of_adapter_is_another_training(open_stage):
     job = tuning.prepare(open_stage(), "qlora")
     shapes = [
-        tuning.adapter_shape(tuning.add_adapter(tuning.load_frozen(job), LoraConfig(**tiny.LORA | change), seed=1))
+        tuning.adapter_shape(trainable.add_adapter(tuning.load_frozen(job), LoraConfig(**tiny.LORA | change), seed=1))
         for change in ({}, {}, {"r": 8}, {"use_rslora": True}, {"target_modules": ["q_proj"]})
     ]
     assert shapes[0] == shapes[1] and len({str(shape) for shape in shapes}) == 4
@@ -232,9 +234,9 @@ def test_changes_are_sorted_by_layer_and_kind():
     changes = {
         f"model.layers.{layer}.{name}": layer for layer in (10, 2, 0) for name in ("mlp.up_proj", "attn.q_proj")
     }
-    found = tuning.by_layer(changes | {"model.layers.2.mlp.up_proj": 0.5})
+    found = changes.by_layer(changes | {"model.layers.2.mlp.up_proj": 0.5})
     assert found == {"q_proj": [0, 2, 10], "up_proj": [0, 0.5, 10]} and list(found) == ["q_proj", "up_proj"]
-    assert tuning.by_layer({}) == {}
+    assert changes.by_layer({}) == {}
 
 
 def test_an_adapters_change_is_what_it_adds_to_a_matrix(open_stage):
@@ -242,14 +244,14 @@ def test_an_adapters_change_is_what_it_adds_to_a_matrix(open_stage):
     adapter = models.load_adapter(models.load(job.base, "float32"), job.out)
     layer = adapter.base_model.model.model.layers[1].mlp.up_proj
     expected = layer.get_delta_weight("default").norm() / layer.base_layer.weight.norm()
-    assert tuning.adapter_change(job)["up_proj"][1] == pytest.approx(expected.item(), rel=1e-5)
+    assert changes.adapter_change(job)["up_proj"][1] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_weights_are_read_from_one_file_or_several(tmp_path):
     model = models.load(tiny.write_model(tmp_path / "one"), "float32")
     model.save_pretrained(tmp_path / "several", max_shard_size="100KB")
     assert len(list((tmp_path / "several").glob("*.safetensors"))) > 2
-    with tuning.Weights(tmp_path / "one") as one, tuning.Weights(tmp_path / "several") as several:
+    with changes.Weights(tmp_path / "one") as one, changes.Weights(tmp_path / "several") as several:
         assert one.names() == several.names()
         assert all(torch.equal(one.get(name), several.get(name)) for name in one.names())
 

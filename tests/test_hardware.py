@@ -161,10 +161,10 @@ def shown(**wishes):
 @pytest.mark.parametrize(
     ("name", "flash", "chosen"),
     [
-        ("none", False, ["CPU", "bfloat16", "sdpa", "row_by_row", "NF4 values, kept in bfloat16", "adamw", "adamw"]),
-        ("t4", True, ["GPU", "float16", "sdpa", "sdpa", "NF4, products in float16", "adamw", "adamw"]),
-        ("a10", True, ["GPU", "bfloat16", *["flash_attention_2"] * 2, "NF4, products in bfloat16", "adamw", "adamw"]),
-        ("h100", False, ["GPU", "bfloat16", "sdpa", "sdpa", "NF4, products in bfloat16", "adamw", "adamw"]),
+        ("none", False, ["CPU", "bfloat16", "sdpa", "row_by_row", "NF4 values, kept in bfloat16", "AdamW, fused"]),
+        ("t4", True, ["GPU", "float16", "sdpa", "sdpa", "NF4, products in float16", "AdamW, fused"]),
+        ("a10", True, ["GPU", "bfloat16", *["flash_attention_2"] * 2, "NF4, products in bfloat16", "AdamW, fused"]),
+        ("h100", False, ["GPU", "bfloat16", "sdpa", "sdpa", "NF4, products in bfloat16", "AdamW, fused"]),
     ],
 )
 def test_the_table_says_what_is_chosen_and_why(card, monkeypatch, name, flash, chosen):

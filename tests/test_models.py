@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from helpers import chat, files, hardware, models, tuning
+from helpers import chat, files, hardware, models, trainable
 from helpers.errors import CourseError
 
 
@@ -95,7 +95,7 @@ def test_an_example_of_nf4_is_the_first_query_matrix(folder):
 
 def test_an_adapter_still_learns_after_a_look_at_the_held_out_loss(packed, prompt):
     """bitsandbytes 0.50.2 packs weights anew in evaluation, and what it packs has no gradient (CPU, AVX512-BF16)."""
-    model = tuning.add_adapter(packed, LoraConfig(**tiny.LORA), seed=1)
+    model = trainable.add_adapter(packed, LoraConfig(**tiny.LORA), seed=1)
     with torch.no_grad():
         model.eval()(prompt)
     model.train()(input_ids=prompt, labels=prompt).loss.backward()
@@ -116,14 +116,14 @@ def test_an_adapter_is_float32_and_the_same_for_the_same_seed(folder):
 
 def test_layers_that_are_not_there_are_named_beside_those_that_are(folder):
     base = models.load(folder, "float32")
-    config = LoraConfig(target_modules=tuning.target_modules("q_proj, v_porj"))
+    config = LoraConfig(target_modules=trainable.target_modules("q_proj, v_porj"))
     with pytest.raises(CourseError, match="LORA_TARGET_MODULES: the model has no layer v_porj") as error:
-        tuning.add_adapter(base, config, seed=1)
+        trainable.add_adapter(base, config, seed=1)
     assert error.value.way_out == (
         "use all-linear, or some of down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     )
-    good = LoraConfig(target_modules=tuning.target_modules("q_proj, v_proj"))
-    names = [n for n, w in tuning.add_adapter(base, good, seed=1).named_parameters() if w.requires_grad]
+    good = LoraConfig(target_modules=trainable.target_modules("q_proj, v_proj"))
+    names = [n for n, w in trainable.add_adapter(base, good, seed=1).named_parameters() if w.requires_grad]
     assert len(names) == 2 * 2 * 2 and all(".q_proj." in n or ".v_proj." in n for n in names)
 
 

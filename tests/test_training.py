@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from helpers import attention, chat, checkpoints, examples, models, ranks, recipes, training, tuning, updates
+from helpers import attention, changes, chat, checkpoints, examples, models, ranks, recipes, training, updates
 from helpers.errors import CourseError
 from helpers.paths import ROOT
 from tests.sweeps import times
@@ -134,6 +134,17 @@ def test_no_row_sees_another(folder, tokenizer, kind):
     assert torch.allclose(loss_by_token(other, 1), alone, atol=1e-5)
 
 
+def test_long_rows_are_attended_to_as_short_ones_are(folder, tokenizer):
+    """From a certain length on a CPU takes torch's fused kernel."""
+    rows = [{"prompt": "", "completion": "long " * 70}, tiny.ROWS[1], {"prompt": "", "completion": "longer " * 60}]
+    encoded = examples.encode(rows, tokenizer, 512)
+    assert max(examples.lengths(encoded)) > attention.LONG
+    batch = examples.collate(encoded, [0, 1, 2], "cpu")
+    kinds = (attention.ROW_BY_ROW, "sdpa", "eager")
+    own, *others = (updates.answer_loss(models.load(folder, "float32", kind), batch)[0].item() for kind in kinds)
+    assert others == pytest.approx([own, own], rel=1e-5)
+
+
 @pytest.mark.parametrize("window", [None, 3])
 def test_a_token_looks_back_only_and_no_further_than_the_window(window):
     seen = attention.causal(6, window)[0, 0] == 0
@@ -245,6 +256,12 @@ def test_gradient_checkpointing_changes_memory_only(folder, tmp_path, undisturbe
     for method in METHODS:
         history = tiny.fit(method, folder, tmp_path / method, checkpointing=True, **LONG)
         assert history.held_out[-1]["loss"] == pytest.approx(undisturbed[method][0].held_out[-1]["loss"], rel=1e-5)
+
+
+def test_checkpointing_goes_with_an_adapters_dropout_in_sixteen_bits(folder, tmp_path):
+    """What is computed again on the way back is computed as it was on the way there."""
+    history = tiny.fit("qlora", folder, tmp_path, checkpointing=True, dtype="bfloat16")
+    assert history.updates[-1]["loss"] < history.updates[0]["loss"]
 
 
 def test_settings_become_a_recipe():
@@ -412,6 +429,15 @@ def test_a_damaged_result_is_trained_anew(folder, tmp_path, taken, undisturbed, 
     assert len(taken) == 32 and tiny.contents(tmp_path / "out") == undisturbed["full"][1]
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"key": 1, "files": {}}'])
+def test_a_damaged_record_is_trained_anew(folder, tmp_path, taken, text):
+    tiny.fit("full", folder, tmp_path)
+    once = list(taken)
+    (tmp_path / "out" / "training.json").write_text(text)
+    tiny.fit("full", folder, tmp_path)
+    assert taken == once * 2
+
+
 def test_a_loss_that_is_no_number_names_the_setting(folder, tmp_path):
     def poison(model):
         with torch.no_grad():
@@ -476,6 +502,7 @@ def test_early_stopping_survives_a_crash_and_a_damaged_best(folder, tmp_path, lo
     said = capsys.readouterr().out
     assert ("step-000005: state.safetensors is damaged" in said) == damaged
     assert ("going on after update 8" in said) != damaged and history.chosen == 5
+    assert ("training begins anew" in said) == damaged
     assert tiny.contents(tmp_path / "two" / "out") == tiny.contents(tmp_path / "one" / "out")
 
 
@@ -493,7 +520,7 @@ def steps_of(weights, arithmetic, count=2):
     for step in range(count):
         updates.update(model, rows, [[step, step + 5]], recipe, optimizer, scaler, step, count, ranks.Ranks())
     moved = stayed = total = 0
-    with tuning.Weights(tiny.embedded()) as before, torch.no_grad():
+    with changes.Weights(tiny.embedded()) as before, torch.no_grad():
         for name, weight in model.named_parameters():
             change = weight.float() - before.get(name).to(weight.dtype).float()
             total += change.numel()

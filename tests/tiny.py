@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from helpers import examples, models, paths, recipes, settings, training, tuning, weights
+from helpers import examples, models, paths, recipes, settings, trainable, training, weights
 from helpers.paths import ROOT, base_model
 
 CHATML = (
@@ -95,7 +95,7 @@ def model_for(method, folder, seed=1):
     """What notebooks 4 and 6 train: NF4 and an adapter, or every weight in float32."""
     if method == "full":
         return models.load(folder, "float32").requires_grad_(True)
-    return tuning.add_adapter(models.load(folder, "nf4", dtype="float32"), LoraConfig(**LORA), seed)
+    return trainable.add_adapter(models.load(folder, "nf4", dtype="float32"), LoraConfig(**LORA), seed)
 
 
 def fit(method, folder, place, *, out=None, show=lambda history, total: None, identity="test", **recipe):

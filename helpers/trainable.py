@@ -1,0 +1,103 @@
+"""The model that is trained: 4 bits frozen under an adapter, or every weight; and whether it can read packed rows."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from helpers import attention, models
+from helpers.errors import CourseError
+
+PACKED_BADLY = (TypeError, KeyError, AttributeError, ValueError, NotImplementedError)  # what such models raise
+
+
+def frozen(base: Path, settings: SimpleNamespace, dtype: str) -> PreTrainedModel:
+    """The base in 4 bits; on a CPU the same values, spelled out once instead of at every product."""
+    model = models.unpack(models.load(base, "nf4", settings.ATTENTION, dtype))
+    return reads_packed(model, settings.ATTENTION, dtype)
+
+
+def every_weight(base: Path, settings: SimpleNamespace, dtype: str) -> PreTrainedModel:
+    """The base in float32, every weight trainable, for products in `dtype`."""
+    model = models.load(base, "float32", settings.ATTENTION, dtype).requires_grad_(True)
+    return reads_packed(model, settings.ATTENTION, dtype)
+
+
+def reads_packed(model: PreTrainedModel, wanted: str, dtype: str) -> PreTrainedModel:
+    """`model` with an attention under which packed rows do not see each other; tried on two short rows.
+
+    Raises CourseError if there is none: models with a recurrent state carry it from row to row.
+    """
+    first = attention.for_training(wanted, dtype)
+    kinds = [first, "sdpa", "eager"] if wanted == "auto" else [first]
+    for kind in kinds:
+        try:
+            model.set_attn_implementation(kind)
+            apart = keeps_apart(model)
+        except PACKED_BADLY:
+            apart = False
+        if apart:
+            return model
+    raise CourseError(
+        f"ATTENTION={wanted}: rows in one batch see each other in models of the kind {model.config.model_type}",
+        "choose a model with attention only (of the Llama, Qwen, Gemma or Phi families, say) as MODEL_NAME",
+    )
+
+
+@torch.no_grad()
+def keeps_apart(model: PreTrainedModel) -> bool:
+    """Whether a row's logits are the same after another row as alone, up to rounding."""
+    one, two = [5, 9, 7, 5, 8], [6, 5, 9, 9, 7, 6]
+    alone, packed = logits(model, [two])[0], logits(model, [one, two])[0, len(one) :]
+    rounding = 1e-3 if model.dtype == torch.float32 else 0.03
+    return bool((packed - alone).abs().max() <= rounding * alone.abs().max())
+
+
+def logits(model: PreTrainedModel, rows: list[list[int]]) -> torch.Tensor:
+    """(1, tokens, words) of rows packed as examples.collate packs them, in float32."""
+    lengths = [len(row) for row in rows]
+    starts = torch.tensor([0, *lengths], device=model.device).cumsum(0).int()
+    return model(
+        input_ids=torch.tensor([[token for row in rows for token in row]], device=model.device),
+        position_ids=torch.cat([torch.arange(n) for n in lengths])[None].to(model.device),
+        cu_seq_lens_q=starts,
+        cu_seq_lens_k=starts,
+        max_length_q=max(lengths),
+        max_length_k=max(lengths),
+        use_cache=False,
+    ).logits.float()
+
+
+def adapter_config(settings: SimpleNamespace) -> LoraConfig:
+    """The adapter that the settings describe, as notebook 4 spells it out."""
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.LORA_R,
+        lora_alpha=settings.LORA_ALPHA,
+        lora_dropout=settings.LORA_DROPOUT,
+        target_modules=target_modules(settings.LORA_TARGET_MODULES),
+    )
+
+
+def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
+    """`model` frozen, with a new float32 adapter; the same seed starts from the same matrices.
+
+    Raises CourseError that lists the model's layers if LORA_TARGET_MODULES names one that is not there.
+    """
+    layers = {n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"}
+    targets = set() if config.target_modules == "all-linear" else set(config.target_modules)
+    if unknown := sorted(targets - layers):
+        raise CourseError(
+            f"LORA_TARGET_MODULES: the model has no layer {', '.join(unknown)}",
+            f"use all-linear, or some of {', '.join(sorted(layers))}",
+        )
+    model.requires_grad_(False)
+    torch.manual_seed(seed)
+    return get_peft_model(model, config)
+
+
+def target_modules(setting: str) -> str | list[str]:
+    """LORA_TARGET_MODULES as peft wants it."""
+    return setting if setting == "all-linear" else [name.strip() for name in setting.split(",")]
