@@ -210,7 +210,8 @@ def test_full_tuning_that_is_wanted_happens_whatever_the_plan_says(open_stage, m
     monkeypatch.setattr(planner, "available_memory", lambda: -psutil.Process().memory_info().rss)
     job = tuning.prepare(open_stage(FULL_FINETUNE="on"), "full")
     assert not job.plan.fits and job.declined == ""
-    assert tuning.prepare(open_stage(), "qlora").declined == "", "an adapter is never declined"
+    with pytest.raises(CourseError, match=r"QLoRA does not fit: about .* GiB needed"):
+        tuning.prepare(open_stage(), "qlora")
 
 
 def test_only_models_that_were_examined_are_evidence(open_stage):
@@ -231,10 +232,8 @@ def test_only_models_that_were_examined_are_evidence(open_stage):
 
 
 def test_changes_are_sorted_by_layer_and_kind():
-    changes = {
-        f"model.layers.{layer}.{name}": layer for layer in (10, 2, 0) for name in ("mlp.up_proj", "attn.q_proj")
-    }
-    found = changes.by_layer(changes | {"model.layers.2.mlp.up_proj": 0.5})
+    moved = {f"model.layers.{layer}.{name}": layer for layer in (10, 2, 0) for name in ("mlp.up_proj", "attn.q_proj")}
+    found = changes.by_layer(moved | {"model.layers.2.mlp.up_proj": 0.5})
     assert found == {"q_proj": [0, 2, 10], "up_proj": [0, 0.5, 10]} and list(found) == ["q_proj", "up_proj"]
     assert changes.by_layer({}) == {}
 
