@@ -12,7 +12,7 @@ from helpers.paths import base_model
 WORDS = {
     "flash_attention_2": "compute capability 8.0 or later, 16 bits, and flash-attn is installed",
     "sdpa": "torch's own fused kernel",
-    "eager": "this kind of model has no fused kernel",
+    "eager": "this kind of model caps its scores, or has no fused kernel",
     "row_by_row": "faster on a CPU than torch's fused kernel, forward and backward",
 }
 

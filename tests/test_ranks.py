@@ -117,3 +117,18 @@ def test_one_training_at_a_time_is_said():
     command = [sys.executable, "-m", "helpers.training", "STAGES=4-6"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("→ say STAGES=4 for the adapter or")
+
+
+@pytest.mark.after_notebooks
+@pytest.mark.parametrize("stage", [4, 6])
+def test_two_processes_find_done_what_the_notebook_trained(stage):
+    """Same key from the command line as from the notebook: neither trains again what the other has."""
+    out = ROOT / "models" / "smoke" / {4: "qlora_model", 6: "full_finetuned_model"}[stage]
+    before = tiny.contents(out)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [f"STAGES={stage}", "PROFILE=smoke", "RUN=smoke"]
+    done = subprocess.run(
+        [*command, "-m", "helpers.training", *words], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "updates" not in done.stdout and tiny.contents(out) == before
