@@ -110,6 +110,11 @@ def cost_table(receipts: dict[int, dict]) -> list[str]:
     return [*lines, f"| all | {clock(total)} | {most / 2**30:.1f} GiB | |"]
 
 
+def replay(recorded: Path = RECORDED) -> dict:
+    """Losses after trainings with different replay ratios: {"rows", "base"} as curves.replay_effect takes them."""
+    return files.read_json(recorded / REPLAY)
+
+
 def timings(recorded: Path = RECORDED) -> str:
     """What make bench measured, in Markdown."""
     bench = files.read_json(recorded / BENCH)
