@@ -107,7 +107,7 @@ def micro_batches(rows: list[int], sizes: list[int], batch_size: int, tokens: in
         count += 1
 
 
-def collate(examples: Dataset, rows: list[int], device: str) -> dict[str, torch.Tensor]:
+def collate(examples: Dataset, rows: list[int], device: str | torch.device) -> dict[str, torch.Tensor]:
     """The rows one after another in one sequence of all their tokens, T: no padding, and none sees another.
 
     `input_ids`, `position_ids` and `labels` are (1, T); positions begin at 0 in every row, and a row's first token

@@ -4,10 +4,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from helpers import attention, models
+from helpers import attention, examples, models
 from helpers.errors import CourseError
 
 PACKED_BADLY = (TypeError, KeyError, AttributeError, ValueError, NotImplementedError)  # what such models raise
@@ -56,18 +57,10 @@ def keeps_apart(model: PreTrainedModel) -> bool:
 
 
 def logits(model: PreTrainedModel, rows: list[list[int]]) -> torch.Tensor:
-    """(1, tokens, words) of rows packed as examples.collate packs them, in float32."""
-    lengths = [len(row) for row in rows]
-    starts = torch.tensor([0, *lengths], device=model.device).cumsum(0).int()
-    return model(
-        input_ids=torch.tensor([[token for row in rows for token in row]], device=model.device),
-        position_ids=torch.cat([torch.arange(n) for n in lengths])[None].to(model.device),
-        cu_seq_lens_q=starts,
-        cu_seq_lens_k=starts,
-        max_length_q=max(lengths),
-        max_length_k=max(lengths),
-        use_cache=False,
-    ).logits.float()
+    """(1, tokens, words) of these token ids as training packs them, in float32."""
+    dataset = Dataset.from_list([{"input_ids": row, "answer_from": 1} for row in rows])
+    packed = examples.collate(dataset, list(range(len(rows))), model.device)
+    return model(**{name: part for name, part in packed.items() if name != "labels"}, use_cache=False).logits.float()
 
 
 def adapter_config(settings: SimpleNamespace) -> LoraConfig:
