@@ -28,7 +28,7 @@ from helpers.paths import ROOT, relative
 
 PROFILES_FILE = Path(__file__).with_name("profiles.toml")
 CHECKED_PREFIXES = ("QLORA_", "FULL_", "LORA_", "PAPERS_")
-SECRETS = ("HF_TOKEN", "NCBI_API_KEY", "NCBI_EMAIL")
+SECRETS = ("HF_TOKEN", "NCBI_API_KEY", "NCBI_EMAIL", "JUDGE_API_KEY")
 
 Profile = Literal["auto", "smoke", "cpu", "t4", "gpu24", "gpu80"]
 Url = Annotated[str, AfterValidator(lambda url: str(AnyHttpUrl(url)).rstrip("/"))]
@@ -79,6 +79,17 @@ class Settings(BaseSettings):
 
     QUESTIONS_FILE: FromRoot | None = Field(None, description="your own questions, JSON or CSV")
     MAX_NEW_TOKENS: Annotated[int, Field(ge=1, le=32768)] = Field(160, description="longest answer, in tokens")
+    SAMPLES: Annotated[int, Field(ge=0, le=64)] = Field(
+        4, description="sampled answers to each question, besides the greedy one, to see their spread"
+    )
+    PUBLIC_BENCHMARKS: str = Field(
+        "", description="public benchmarks besides our own instruments, by name, separated by commas (needs the Hub)"
+    )
+    JUDGE_MODEL: Words | None = Field(
+        None, description="a model behind JUDGE_BASE_URL that grades the answers a second time, reported apart"
+    )
+    JUDGE_BASE_URL: Url = Field("http://127.0.0.1:8000/v1", description="OpenAI-compatible address of the judge")
+    JUDGE_API_KEY: SecretStr | None = Field(None, description="key for JUDGE_BASE_URL, if it wants one")
 
     TOPIC: Annotated[str, StringConstraints(min_length=1)] = Field(
         "autoimmune", description="a name in data/topics, or a path to a topic file"
@@ -122,6 +133,12 @@ class Settings(BaseSettings):
         "off", description="stop when this loss has risen for two looks, and keep the best weights seen"
     )
     SEED: Annotated[int, Field(ge=0, lt=2**31)] = Field(42, description="seed of every random choice")
+    SEEDS: Annotated[int, Field(ge=1, le=20)] = Field(
+        1, description="how often each training is repeated, with seeds from SEED on; 1 trains once"
+    )
+    CONTROLS: Literal["off", "placebo", "full"] = Field(
+        "placebo", description="placebo: also train on papers of other fields; full: A/A test and positive control too"
+    )
 
     QLORA_EPOCHS: Count = Field(3, description="passes over the training rows")
     QLORA_BATCH_SIZE: Count = Field(8, description="rows to a micro-batch, at most")

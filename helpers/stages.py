@@ -20,6 +20,8 @@ AMBIENT = (
     "NCBI_EUTILS_BASE",
     "ARXIV_API_BASE",
     "HF_ENDPOINT",
+    "JUDGE_BASE_URL",
+    "JUDGE_API_KEY",
 )  # readable by every stage, never a notebook parameter, never part of a key
 UNKEYED = ("PROFILE", "RUN")  # they choose values and folders, which are keyed themselves
 

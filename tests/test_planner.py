@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from statistics import median
 
 import pytest
 import tiny
@@ -25,8 +26,9 @@ MODEL_CARDS = {  # weights as the model cards say, in billions
     "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B": 8.19,
     "Qwen/Qwen3-14B": 14.8,
 }
-# The last two were 17 % off when this was written: one long row leaves fewer holes in the heap than the plan allows
-# for, float32 more. They are held to 20 %.
+# One process's peak says how full its heap happened to get: the same run was seen 17 % apart on one machine. So the
+# median of three runs is held to the aim, and a single run to a quarter. The last two cases were 17 % off when this was
+# written: one long row leaves fewer holes in the heap than the plan allows for, float32 more.
 MEASURED = [
     {"method": "qlora", "lengths": [128, 128], "batch_size": 2},
     {"method": "full", "lengths": [200, 200], "batch_size": 2},
@@ -37,7 +39,8 @@ MEASURED = [
     {"method": "full", "lengths": [512], "batch_size": 1},
     {"method": "qlora", "lengths": [256, 256], "batch_size": 2, "dtype": "float32"},
 ]
-WITHIN = [0.15] * 6 + [0.2] * 2
+RUNS = times(1, 3)
+WITHIN = [0.15] * 6 + [0.2] * 2 if RUNS > 1 else [0.25] * 8
 
 
 def eight_billion():
@@ -59,10 +62,13 @@ def test_peak_memory_is_foretold(case, within):
     tiny.embedded()
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     command = [sys.executable, str(ROOT / "tests" / "measured.py"), json.dumps(case)]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["planned"] == pytest.approx(result["measured"], rel=within), result
+    environment, results = os.environ | {"PYTHONPATH": path}, []
+    for _ in range(RUNS):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+    measured = median(result["measured"] for result in results)
+    assert results[0]["planned"] == pytest.approx(measured, rel=within), results
 
 
 @pytest.mark.parametrize("name", architectures.SHAPES)
