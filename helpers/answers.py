@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import chat, decoding, files
+from helpers.hardware import device
 from helpers.progress import Line, forced
 
-BATCH = 10  # questions answered together
+TOGETHER = {"cpu": 50, "cuda": 20}  # answers written together: of so many questions and their samples
 
 
 def generate(
@@ -71,25 +72,34 @@ def ask(
     identity: str,
     max_new_tokens: int,
     notes: Path,
+    samples: int = 0,
+    seed: int = 0,
+    before: Callable[[str], str] = lambda question: "",
 ) -> list[dict]:
     """Answers in the seed's format plus audit fields, in the order of `questions`.
 
     `notes` is an append-only file: every batch is on disk before the next begins, and answers noted there by
-    the same model (`identity`, a hash) to the same question are not asked for again.
+    the same model (`identity`, a hash) to the same question are not asked for again. `before(question)` is read
+    before the question; `samples` and `seed` are those of `generate`.
 
     Answers come in batches, so a question's `time_seconds` is its share of `batch_seconds`.
     """
     known = {} if forced() else {r["work"]: r for r in files.read_jsonl(notes)}
-    works = {q["id"]: files.sha256_of([identity, q["question"], max_new_tokens]) for q in questions}
+    prompts = {q["id"]: before(q["question"]) + q["question"] for q in questions}
+    how = (identity, max_new_tokens, samples, seed)
+    works = {id: files.sha256_of([prompt, *how]) for id, prompt in prompts.items()}
     open_questions = [q for q in questions if works[q["id"]] not in known]
-    line, total = Line(), max_new_tokens * -(-len(open_questions) // BATCH)
-    for number, batch in enumerate(batches(open_questions)):
+    size = max(1, TOGETHER[device()] // (1 + samples))
+    line, total = Line(), max_new_tokens * -(-len(open_questions) // size)
+    for start in range(0, len(open_questions), size):
+        batch, deep = open_questions[start : start + size], start // size * max_new_tokens
 
-        def watch(tokens: int, before: int = number * max_new_tokens) -> None:
-            line.show(f"{row}: answering", before + tokens, total, "tokens deep")
+        def watch(tokens: int, deep: int = deep) -> None:
+            line.show(f"{row}: answering", deep + tokens, total, "tokens deep")
 
         started = time.perf_counter()
-        answers = generate(model, tokenizer, [q["question"] for q in batch], max_new_tokens, watch)
+        asked = [prompts[q["id"]] for q in batch]
+        answers = generate(model, tokenizer, asked, max_new_tokens, watch, samples, seed=seed)
         seconds = time.perf_counter() - started
         audit = {
             "time_seconds": round(seconds / len(batch), 3),
@@ -110,8 +120,4 @@ def result_row(question: dict, noted: dict, row: str) -> dict:
     seed = {key: question[key] for key in ("id", "category", "difficulty", "question")}
     answer = {key: noted[key] for key in ("response", "time_seconds", "timestamp")}
     audit = {k: noted[k] for k in ("finish_reason", "tokens", "thinking", "batch_seconds", "batch_size")}
-    return {**seed, **answer, "model": row, **audit}
-
-
-def batches(questions: list[dict]) -> Iterable[list[dict]]:
-    return (questions[start : start + BATCH] for start in range(0, len(questions), BATCH))
+    return {**seed, **answer, "model": row, **audit, "samples": noted.get("samples", [])}

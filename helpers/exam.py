@@ -1,26 +1,29 @@
-"""The same exam for every model: the questions, and the papers that no training has seen."""
+"""The same exam for every model: the questions, and every instrument whose items exist."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from types import SimpleNamespace
 
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers import answers, files, held_out, models, receipts, trained, weights
+from helpers import answers, arms, files, instruments, models, papers, receipts, retrieval, rows, trained, weights
 from helpers.errors import CourseError
 from helpers.hardware import compute_dtype
 from helpers.paths import Folders, base_model
 from helpers.session import Session
-from helpers.stages import stage_of
+from helpers.stages import EXAMS, stage_of
 
-CODE = ("answers", "chat", "held_out", "likelihood", "models")
+CODE = ("answers", "chat", "instruments", "likelihood", "models", "retrieval")
+UNTOUCHED = ("base_4bit", "base_aa", "base_rag")  # one model, asked in different ways
+OTHER_DICE = 1000  # added to SEED for the samples of base_aa
 
 
 @dataclass
 class Candidate:
-    """Who sits the exam: the model `which` names, and beside it the untouched model it came from."""
+    """Who sits the exam: the model `which` names, its controls, and the untouched model it came from."""
 
     which: str
     settings: SimpleNamespace
@@ -35,54 +38,77 @@ class Candidate:
         return "base_4bit" if self.which == "base" else self.which
 
     @property
-    def base_row(self) -> str:
-        """The untouched model in the same precision, so that only the training differs."""
-        return "base_bf16" if self.which == "full" else "base_4bit"
+    def rows(self) -> tuple[str, ...]:
+        """Everyone examined here: the untouched model in the same precision first."""
+        return () if self.absent else arms.examined(self.which, self.settings)
 
     def trained(self) -> PreTrainedModel:
         """The model under examination."""
-        return self.loaded_once(self.row)
+        with self.sitting(self.row) as model:
+            return model
 
     @contextmanager
     def sitting(self, row: str) -> Iterator[PreTrainedModel]:
-        """The model behind `row`, the candidate's or its base's; no model is loaded twice in a notebook.
+        """The model behind `row`; no model is loaded twice in a notebook.
 
-        With the adapter switched off, what stage 4 trained is its base to the last bit.
+        All adapters share one 4-bit base. With the adapter switched off, what stage 4 trained is that base to the
+        last bit.
         """
-        if self.which == "qlora" and row == self.base_row:
-            with self.trained().disable_adapter():
-                yield self.trained()
+        if self.which == "full":
+            yield self.whole(row)
+            return
+        model = self.four_bit(row)
+        if row in UNTOUCHED and isinstance(model, PeftModel):
+            with model.disable_adapter():
+                yield model
         else:
-            yield self.loaded_once(row)
+            yield model
 
-    def loaded_once(self, row: str) -> PreTrainedModel:
+    def whole(self, row: str) -> PreTrainedModel:
+        """An unquantised model: the untouched one, or what stage 6 made of it."""
         if row not in self.loaded:
-            self.loaded[row] = self.load(row)
+            place = base_model(self.settings.MODEL_NAME) if row == "base_bf16" else self.folders.model(row)
+            self.loaded[row] = models.load(place, self.settings.DTYPE, self.settings.ATTENTION)
         return self.loaded[row]
 
-    def load(self, row: str) -> PreTrainedModel:
-        """A model by its name in the tables: in 4 bits with or without the adapter, or unquantised."""
-        base, wanted = base_model(self.settings.MODEL_NAME), self.settings
-        if row in ("base_bf16", "full"):
-            return models.load(self.folder if row == "full" else base, wanted.DTYPE, wanted.ATTENTION)
-        model = models.unpack(models.load(base, "nf4", wanted.ATTENTION, wanted.DTYPE))
-        return models.load_adapter(model, self.folder) if row == "qlora" else model
+    def four_bit(self, row: str) -> PreTrainedModel:
+        """The 4-bit base, under the adapter of `row` if that was trained."""
+        if "base" not in self.loaded:
+            place, wanted = base_model(self.settings.MODEL_NAME), self.settings
+            self.loaded["base"] = models.unpack(models.load(place, "nf4", wanted.ATTENTION, wanted.DTYPE))
+        model = self.loaded["base"]
+        if row in UNTOUCHED:
+            return model
+        if isinstance(model, PeftModel) and row in model.peft_config:
+            model.set_adapter(row)
+            return model.requires_grad_(False)
+        self.loaded["base"] = models.load_adapter(model, self.folders.model(row), row)
+        return self.loaded["base"]
 
-    @property
-    def folder(self) -> Path:
-        """Where the trained weights are."""
-        return self.folders.qlora_model if self.which == "qlora" else self.folders.full_model
+    def chosen_by(self) -> set[str]:
+        """What decided which of the trained weights were kept: held-out papers, or pieces of general English."""
+        tuned = (arm.row for arm in arms.trained(self.which, self.settings)) if self.which in arms.METHODS else ()
+        records = (files.read_json(self.folders.model(row) / trained.RECORD) for row in tuned)
+        return {name for record in records for name in record["history"]["chosen_by"]}
 
-    def chosen_by(self) -> list[str]:
-        """The held-out papers whose loss decided which of the trained weights were kept."""
-        return files.read_json(self.folder / trained.RECORD)["history"]["chosen_by"]
+    @cached_property
+    def library(self) -> retrieval.Library:
+        """The training papers, for the row that looks up instead of having learnt."""
+        data = self.settings.TRAINING_DATA or self.folders.training_data
+        taught = {row["paper_id"] for row in rows.load_rows(data)}
+        return retrieval.Library(p for p in papers.read_papers(self.folders.papers) if p.paper_id in taught)
+
+    def before(self, row: str) -> Callable[[str], str]:
+        """What `row` may read before a question."""
+        return self.library.before if row == "base_rag" else lambda question: ""
 
     def identity(self, row: str) -> str:
         """Hash of the weights behind `row` and of the code that asks, to know noted work again."""
         base = weights.read_manifest(self.settings.MODEL_NAME)["files"]
-        parts = [row, compute_dtype(self.settings.DTYPE), self.settings.ATTENTION, base]
-        if row in ("qlora", "full"):
-            parts.append(list(receipts.fingerprints(self.folder).values()))
+        precision = "unquantised" if self.which == "full" else "nf4"
+        parts = [precision, compute_dtype(self.settings.DTYPE), self.settings.ATTENTION, base]
+        if row not in (*UNTOUCHED, "base_bf16"):
+            parts.append(list(receipts.fingerprints(self.folders.model(row)).values()))
         return files.sha256_of([*parts, receipts.code_of(*CODE)])
 
 
@@ -97,90 +123,96 @@ def candidate(session: Session) -> Candidate:
 
 
 def answer(candidate: Candidate, questions: list[dict]) -> list[dict]:
-    """The candidate's answers, also written to its results file; [] if there is nobody to ask.
+    """The candidate's answers; [] if there is nobody to ask. All rows' answers are written to their results files.
 
     Beside a full fine-tune the unquantised base is asked too: stage 2 asked the 4-bit one, and the difference
     between the two precisions must not pass for learning.
     """
-    if candidate.absent:
-        return []
-    if candidate.which == "full":
-        write_answers(candidate, "base_bf16", questions)
-    return write_answers(candidate, candidate.row, questions)
-
-
-def write_answers(candidate: Candidate, row: str, questions: list[dict]) -> list[dict]:
-    with candidate.sitting(row) as model:
-        rows = answers.ask(
-            model,
-            candidate.tokenizer,
-            questions,
-            row=row,
-            identity=candidate.identity(row),
-            max_new_tokens=candidate.settings.MAX_NEW_TOKENS,
-            notes=candidate.folders.notes / f"answers_{row}.jsonl",
-        )
-    files.write_json(candidate.folders.results("base" if row == "base_4bit" else row), rows)
-    return rows
-
-
-def read_papers(candidate: Candidate) -> dict[str, list[float]]:
-    """Bits per byte of every held-out paper, {row: values}, for the candidate and its untouched base.
-
-    Papers that chose the candidate's checkpoint are left out for both, since they flatter it.
-    {} for the base's own notebook, which comes before the papers, and if there is nobody to examine.
-    The items are written to reports/items/.
-    """
-    if candidate.absent or candidate.which == "base":
-        return {}
-    papers, measured = unchosen(candidate), {}
-    for row in (candidate.base_row, candidate.row):
+    given = {}
+    for row in () if candidate.absent else arms.asked(candidate.which, candidate.settings):
         with candidate.sitting(row) as model:
-            items = held_out.measure(
+            given[row] = answers.ask(
                 model,
                 candidate.tokenizer,
-                papers,
+                questions,
+                row=row,
+                identity=candidate.identity(row),
+                max_new_tokens=candidate.settings.MAX_NEW_TOKENS,
+                notes=candidate.folders.notes / f"answers_{row}.jsonl",
+                samples=candidate.settings.SAMPLES,
+                seed=candidate.settings.SEED + (OTHER_DICE if row == "base_aa" else 0),
+                before=candidate.before(row),
+            )
+        files.write_json(candidate.folders.results(row), given[row])
+    return given.get(candidate.row, [])
+
+
+def measure(candidate: Candidate) -> dict[str, list[dict]]:
+    """{row: its measurements} on every instrument whose items exist, also written to reports/items/.
+
+    In notebook 2 there are no papers yet: the untouched model meets plain knowledge and general English only.
+    """
+    items, measured = items_for(candidate), {}
+    for row in (row for row in candidate.rows if row != "base_aa"):
+        with candidate.sitting(row) as model:
+            measured[row] = instruments.measure(
+                model,
+                candidate.tokenizer,
+                given_to(candidate, row, items),
                 row=row,
                 identity=candidate.identity(row),
                 max_length=candidate.settings.MAX_SEQ_LENGTH,
-                notes=candidate.folders.notes / f"held_out_{row}.jsonl",
+                notes=candidate.folders.notes / f"items_{row}.jsonl",
             )
-        files.write_jsonl(candidate.folders.items / f"{row}.jsonl", items)
-        measured[row] = [held_out.bits_per_byte([item]) for item in items]
+        if row in arms.measured(candidate.which, candidate.settings):
+            files.write_jsonl(candidate.folders.items_of(row), measured[row])
     return measured
 
 
-def unchosen(candidate: Candidate) -> list[dict]:
-    """The held-out papers that had no say in which weights were kept; a printed line tells how many had.
+def items_for(candidate: Candidate) -> list[dict]:
+    """The items that exist, without what chose the candidate's weights, which would flatter it.
 
-    Raises CourseError if all of them had.
+    Raises CourseError if that leaves no held-out paper or no general English.
     """
-    papers, chosen = held_out.load(candidate.folders.held_out), set(candidate.chosen_by())
-    if not chosen:
-        return papers
-    left = [paper for paper in papers if paper["paper_id"] not in chosen]
-    if not left:
-        raise CourseError(
-            f"all {len(papers)} held-out papers chose the weights of {candidate.row}, so none can test them",
-            "set EARLY_STOPPING=off or guard, or collect more papers (MAX_PAPERS), and train again",
-        )
-    print(f"{len(papers) - len(left)} of {len(papers)} held-out papers chose the checkpoint and are left out")
+    if candidate.absent:
+        return []
+    folders, items = candidate.folders, instruments.of_the_guard(candidate.settings.MAX_ITEMS)
+    if candidate.which != "base":
+        items = instruments.of_papers(folders.probes, folders.held_out) + items
+    chosen = candidate.chosen_by()
+    left = [item for item in items if item["paper_id"] not in chosen]
+    for name in instruments.TEXTS:
+        before, after = ([item for item in some if item["instrument"] == name] for some in (items, left))
+        if before and not after:
+            raise CourseError(
+                f"all {len(before)} texts of {name} chose the weights of {candidate.row}, so none can test them",
+                "set EARLY_STOPPING=off or collect more papers (MAX_PAPERS), and train again",
+            )
+        if len(after) < len(before):
+            print(
+                f"{len(before) - len(after)} of {len(before)} texts of {name} chose the checkpoint and are left out"
+            )
     return left
 
 
-def evidence(folders: Folders) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
-    """({row: answers}, {row: per-paper items}) of every model that was examined in this run.
+def given_to(candidate: Candidate, row: str, items: list[dict]) -> list[dict]:
+    """The items as `row` reads them: who looks things up reads what was found first, and only what can be found."""
+    if row != "base_rag":
+        return items
+    before = candidate.before(row)
+    asked = [item for item in items if item["instrument"] in instruments.LOOKED_UP]
+    return [item | {"context": before(item["context"]) + item["context"]} for item in asked]
 
-    What a skipped stage left behind in an earlier run does not count.
+
+def evidence(session: Session) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+    """({row: answers}, {row: measurements}) of every model that was examined in this run.
+
+    What a skipped stage or other settings left behind does not count.
     """
-    places = {
-        "base_4bit": (5, "base"),
-        "qlora": (5, "qlora"),
-        "base_bf16": (7, "base_bf16"),
-        "full": (7, "full"),
-    }
-    examined = {
-        r: place for r, (n, place) in places.items() if receipts.read(stage_of(n), folders)["status"] == "done"
-    }
-    results = {row: files.read_json(folders.results(place)) for row, place in examined.items()}
-    return results, {row: files.read_jsonl(folders.items / f"{row}.jsonl") for row in examined}
+    folders, settings, results, items = session.folders, session.settings, {}, {}
+    for number, which in EXAMS.items():
+        if receipts.read(stage_of(number), folders)["status"] != "done":
+            continue
+        results |= {row: files.read_json(folders.results(row)) for row in arms.asked(which, settings)}
+        items |= {row: files.read_jsonl(folders.items_of(row)) for row in arms.measured(which, settings)}
+    return results, items

@@ -68,21 +68,35 @@ def new_route(name: str, why: str = "") -> dict:
 
 
 def from_pubmed(settings: Settings, topic: Topic, ids: list[str] | None, ledger: Ledger) -> Harvest:
-    """Every record fetched into the ledger, then read from it.
+    """What PubMed finds for PAPERS_QUERY or the topic, or the records named.
 
     A quarter more than MAX_PAPERS is asked for, because screening drops some.
     """
     client = eutils.PubMed(settings, ledger)
-    if ids is None:
-        report("asking PubMed")
-        query = settings.PAPERS_QUERY or topic.pubmed_query
-        batches = client.search(query, settings.MAX_PAPERS * 5 // 4)
-        if not batches:
-            raise CourseError(
-                f"PubMed finds nothing for {query!r}", "change PAPERS_QUERY or the topic's pubmed_query"
-            )
-    else:
-        batches = eutils.cut(ids)
+    if ids is not None:
+        return fetched(client, eutils.cut(ids))
+    report("asking PubMed")
+    query = settings.PAPERS_QUERY or topic.pubmed_query
+    batches = client.search(query, settings.MAX_PAPERS * 5 // 4)
+    if not batches:
+        raise CourseError(f"PubMed finds nothing for {query!r}", "change PAPERS_QUERY or the topic's pubmed_query")
+    return fetched(client, batches)
+
+
+def search(settings: Settings, query: str, n: int, raw: Path = RAW) -> Harvest:
+    """At most `n` papers that PubMed finds for another query, over the network; answers are kept.
+
+    Raises CourseError if PubMed is out of reach or refuses.
+    """
+    client = eutils.PubMed(settings, Ledger(raw / "pubmed.jsonl"))
+    try:
+        return fetched(client, client.search(query, n))
+    except Unreachable as error:
+        raise out_of_reach(error) from None
+
+
+def fetched(client: eutils.PubMed, batches: list[eutils.Batch]) -> Harvest:
+    """Every record fetched into the ledger, then read from it."""
     client.fetch(batches)
 
     def read(batch: eutils.Batch) -> list[Paper]:

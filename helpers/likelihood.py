@@ -1,6 +1,6 @@
 """How probable a model finds one text after another."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,21 +61,32 @@ def shared(a: list[int], b: list[int]) -> int:
 
 
 def in_batches(
-    model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]], tokens_per_batch: int
+    model: PreTrainedModel,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    tokens_per_batch: int,
+    known: Container[int] = (),
 ) -> Iterator[dict[int, float]]:
     """After each batch {place in `pairs`: summed log-probability in nats of the second ids after the first}.
 
-    A batch holds at most `tokens_per_batch` tokens with padding, or one group of `grouped`.
+    A batch holds at most `tokens_per_batch` tokens with padding, or one group of `grouped`. Who is read together
+    does not depend on what is `known`, since rounding does depend on it; a batch wholly known is passed over.
     """
+    for batch in batched(pairs, tokens_per_batch):
+        if any(place not in known for _, rows in batch for place, _ in rows):
+            yield read(model, pairs, batch)
+
+
+def batched(pairs: Sequence[tuple[list[int], list[int]]], tokens_per_batch: int) -> Iterator[list[Group]]:
+    """The groups that are read together."""
     batch: list[Group] = []
     for group in grouped(pairs, tokens_per_batch):
         mixed = batch and bool(batch[-1][0]) != bool(group[0])  # a prefix of padding alone has nothing to look at
         if mixed or (batch and padded([*batch, group]) > tokens_per_batch):
-            yield read(model, pairs, batch)
+            yield batch
             batch = []
         batch.append(group)
     if batch:
-        yield read(model, pairs, batch)
+        yield batch
 
 
 def grouped(pairs: Sequence[tuple[list[int], list[int]]], tokens_per_batch: int) -> list[Group]:

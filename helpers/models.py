@@ -135,25 +135,30 @@ def require_four_bit() -> None:
         raise CourseError("bitsandbytes returns wrong numbers on this machine", "install another version of it")
 
 
-def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
-    """`base` with the adapter in `folder` on top, ready to answer.
+def load_adapter(base: PreTrainedModel | PeftModel, folder: Path, name: str = "default") -> PeftModel:
+    """`base` with the adapter in `folder` on top and switched on, ready to answer; it may have others already.
 
     Raises CourseError if a file of it is not the one that was saved, if it was trained on another model, or if
     it changes nothing, which means that it was not trained or not loaded.
     """
     record, again = files.read_json(folder / RECORD), "run stage 4 again (make pipeline STAGES=4 FORCE=4)"
-    whole = {name: (folder / name).exists() and files.sha256(folder / name) for name in record["files"]}
-    if damaged := sorted(name for name, sha in record["files"].items() if whole[name] != sha):
+    whole = {file: (folder / file).exists() and files.sha256(folder / file) for file in record["files"]}
+    if damaged := sorted(file for file, sha in record["files"].items() if whole[file] != sha):
         raise CourseError(f"{relative(folder)}: {damaged[0]} is missing or not the file that was saved", again)
     manifest = Path(base.config.name_or_path) / MANIFEST
     below = files.read_json(manifest) if manifest.exists() else record["base"]
     if any(record["base"][part] != below[part] for part in ("id", "revision")):
         trained, given = (f"{b['id']} ({b['revision'][:12]})" for b in (record["base"], below))
         raise CourseError(f"the adapter in {relative(folder)} was trained on {trained}, not on {given}", again)
-    model = PeftModel.from_pretrained(base, folder).eval()
-    if not any(w.abs().max() > 0 for name, w in model.named_parameters() if "lora_B" in name):
+    if isinstance(base, PeftModel):
+        model = base
+        model.load_adapter(folder, adapter_name=name)
+    else:
+        model = PeftModel.from_pretrained(base, folder, adapter_name=name)
+    model.set_adapter(name)
+    if not any(w.abs().max() > 0 for key, w in model.named_parameters() if "lora_B" in key and f".{name}." in key):
         raise CourseError(f"the adapter in {relative(folder)} is all zeros", again)
-    return model
+    return model.requires_grad_(False).eval()
 
 
 def outline(folder: Path) -> PreTrainedModel:

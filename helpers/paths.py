@@ -55,12 +55,12 @@ class Folders:
         return self.data / "probes.json"
 
     @property
-    def qlora_model(self) -> Path:
-        return self.models / "qlora_model"
+    def placebo_data(self) -> Path:
+        return self.data / "placebo_data.json"
 
-    @property
-    def full_model(self) -> Path:
-        return self.models / "full_finetuned_model"
+    def model(self, row: str) -> Path:
+        """The trained model behind a row of the tables; what is trained beside the course's two lies in controls/."""
+        return self.models / {"qlora": "qlora_model", "full": "full_finetuned_model"}.get(row, f"controls/{row}")
 
     @property
     def scores(self) -> Path:
@@ -75,9 +75,22 @@ class Folders:
         """Answers and measurements of a stage in progress, appended as they come."""
         return self.reports / ".notes"
 
-    def results(self, which: str) -> Path:
-        """The answers of one model, in the seed's format: base (4-bit), qlora, full, base_bf16."""
-        return self.reports / f"results_{'baseline' if which == 'base' else which}.json"
+    @property
+    def control(self) -> Path:
+        """What the positive control measured."""
+        return self.reports / "control.json"
+
+    @property
+    def cards(self) -> Path:
+        return self.reports / "cards"
+
+    def results(self, row: str) -> Path:
+        """The answers behind a row, in the seed's format; the untouched 4-bit model's are the baseline."""
+        return self.reports / f"results_{'baseline' if row == 'base_4bit' else row}.json"
+
+    def items_of(self, row: str) -> Path:
+        """Every measurement behind a row, an item a line."""
+        return self.items / f"{row}.jsonl"
 
     @property
     def receipts(self) -> Path:

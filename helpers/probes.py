@@ -25,12 +25,11 @@ KEYS = frozenset(
 )
 OF_A_PAPER = 4  # items in all
 AT_MOST = {"recall": 4, "transfer": 4, "reading": 1}  # items of one paper
-MOST = 300  # items of one instrument
 MANY = 4  # facts looked at for each item
 
 
 def build(
-    training: list[dict], held_out: list[dict], papers: Iterable[Paper], topic: Topic, seed: int, most: int = MOST
+    training: list[dict], held_out: list[dict], papers: Iterable[Paper], topic: Topic, seed: int, most: int = 300
 ) -> list[dict]:
     """At most `most` items of each instrument, sorted by id.
 

@@ -31,7 +31,7 @@ class State:
 def key(stage: Stage, settings: Settings, folders: Folders) -> dict[str, object]:
     """What a stage's result depends on: its resolved settings, the bytes it reads and the code it runs."""
     names = [name for name in stage.knobs() if name not in UNKEYED]
-    paths = [artefact(name, settings, folders) for name in stage.inputs]
+    paths = [artefact(name, settings, folders) for name in stage.reads(settings)]
     return {
         "settings": jsonable(settings, names),
         "inputs": merge(fingerprints(path) for path in paths if path is not None),
@@ -62,7 +62,7 @@ def write(
     `key` is the one the stage began with: what was changed while it ran, it has not seen.
     `facts` are what the stage wants remembered (counts, metrics, route …), as JSON values.
     """
-    left = stage.outputs if status == "done" else ()
+    left = stage.leaves(settings) if status == "done" else ()
     outputs = merge(fingerprints(artefact(name, settings, folders)) for name in left)
     receipt = {
         "stage": stage.name,

@@ -51,7 +51,7 @@ class Session:
                 f"a shell command of this notebook failed: {'; '.join(self.failed_commands)}",
                 "mend it and run the notebook again",
             )
-        outputs = [artefact(name, self.resolved, self.folders) for name in self.stage.outputs]
+        outputs = [artefact(name, self.resolved, self.folders) for name in self.stage.leaves(self.resolved)]
         missing = [relative(path) for path in outputs if not path.exists()]
         if missing and status == "done":
             raise CourseError(f"{missing[0]} was not written", "run every cell of this notebook, in order")

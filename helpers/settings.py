@@ -40,7 +40,7 @@ FromRoot = Annotated[  # a relative path is relative to the repository, wherever
 ]
 RunName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$", max_length=40)]
 RESERVED_RUNS = (
-    *("base", "work", "qlora_model", "full_finetuned_model"),
+    *("base", "work", "controls", "qlora_model", "full_finetuned_model"),
     *("raw", "benchmark", "topics", "sample", "general", "receipts", "items", "cards", "recorded"),
 )
 MUST_EXIST = ("QUESTIONS_FILE", "PAPERS_ARCHIVE", "PAPERS_IDS", "PAPERS_EXCLUDE", "TRAINING_DATA")
@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     SAMPLES: Annotated[int, Field(ge=0, le=64)] = Field(
         4, description="sampled answers to each question, besides the greedy one, to see their spread"
     )
+    MAX_ITEMS: Annotated[int, Field(ge=10)] = Field(300, description="most items of one instrument")
     PUBLIC_BENCHMARKS: str = Field(
         "", description="public benchmarks besides our own instruments, by name, separated by commas (needs the Hub)"
     )

@@ -5,8 +5,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
+from helpers import arms
 from helpers.errors import CourseError
 from helpers.paths import BENCHMARK, GENERAL, NOTEBOOKS, ROOT, TOPICS, Folders, base_model
 from helpers.settings import Settings, check_names
@@ -28,14 +30,17 @@ UNKEYED = ("PROFILE", "RUN")  # they choose values and folders, which are keyed 
 
 @dataclass(frozen=True)
 class Stage:
-    """One notebook. `inputs` and `outputs` name artefacts; `artefact` turns a name into a path."""
+    """One notebook: the stages it needs, the artefacts it reads and those it leaves behind in every run.
+
+    `reads` and `leaves` add those that depend on the settings; `artefact` turns a name into a path.
+    """
 
     number: int
     name: str
     title: str
     needs: tuple[int, ...]
     inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
 
     @property
     def notebook(self) -> Path:
@@ -55,67 +60,81 @@ class Stage:
         """The settings this stage may read, and that its key is made of."""
         return tuple(self.parameters())
 
+    def reads(self, settings: Settings) -> tuple[str, ...]:
+        """The names of all artefacts it reads under these settings."""
+        if self.number in TRAINS:
+            return (*self.inputs, *dict.fromkeys(arm.rows for arm in arms.trained(TRAINS[self.number], settings)))
+        if self.number in (5, 7):
+            return (*self.inputs, *models_of(EXAMS[self.number], settings))
+        if self.number == 8:
+            return (*self.inputs, *chain.from_iterable(STAGES[n - 1].leaves(settings) for n in EXAMS))
+        return self.inputs
+
+    def leaves(self, settings: Settings) -> tuple[str, ...]:
+        """The names of all artefacts it leaves behind under these settings."""
+        if self.number in TRAINS:
+            return models_of(TRAINS[self.number], settings)
+        if self.number in EXAMS:
+            which = EXAMS[self.number]
+            answers = (f"results_{row}" for row in arms.asked(which, settings))
+            return (*answers, *(f"items_{row}" for row in arms.measured(which, settings)))
+        return self.outputs
+
+
+TRAINS = {notebook: method for method, notebook in arms.METHODS.items()}
+EXAMS = {2: "base", 5: "qlora", 7: "full"}  # the WHICH of each notebook that asks
+
+
+def models_of(method: str, settings: Settings) -> tuple[str, ...]:
+    return tuple(f"model_{arm.row}" for arm in arms.trained(method, settings))
+
 
 STAGES = (
     Stage(1, "1_download_and_test", "Download and test the base model", (), (), ("base",)),
-    Stage(2, "2_baseline_test", "Ask the untouched model", (1,), ("base", "questions"), ("results_base",)),
+    Stage(2, "2_baseline_test", "Ask the untouched model", (1,), ("base", "questions", "guard", "cloze")),
     Stage(
         3,
         "3_download_papers",
         "Papers from PubMed and arXiv",
         (),
         ("topic", "questions", "ids", "exclude", "archive"),
-        ("papers", "dropped", "training_data", "held_out", "probes"),
+        ("papers", "dropped", "training_data", "placebo_data", "held_out", "probes"),
     ),
     Stage(
         4,
         "4_qlora_finetune",
         "QLoRA: train an adapter",
         (1, 3),
-        ("base", "rows", "replay", "guard", "held_out"),
-        ("qlora_model",),
+        ("base", "replay", "guard", "held_out", "questions", "probes"),
     ),
     Stage(
         5,
         "5_test_qlora",
         "Ask the adapter",
         (1, 3, 4),
-        ("base", "questions", "held_out", "qlora_model"),
-        ("results_qlora", "items_qlora", "items_base_4bit"),
+        ("base", "questions", "guard", "cloze", "held_out", "probes", "papers", "rows"),
     ),
     Stage(
         6,
         "6_full_finetune",
         "Full fine-tuning: train every weight",
         (1, 3),
-        ("base", "rows", "replay", "guard", "held_out"),
-        ("full_model",),
+        ("base", "replay", "guard", "held_out", "questions", "probes"),
     ),
     Stage(
         7,
         "7_test_full_model",
         "Ask the fully tuned model",
         (1, 3, 6),
-        ("base", "questions", "held_out", "full_model"),
-        ("results_full", "results_base_bf16", "items_full", "items_base_bf16"),
+        ("base", "questions", "guard", "cloze", "held_out", "probes"),
     ),
     Stage(
         8,
         "8_score_results",
         "Score, compare, conclude",
         (2, 3, 5, 7),
-        (
-            "questions",
-            "results_base",
-            "results_qlora",
-            "results_full",
-            "results_base_bf16",
-            "items_qlora",
-            "items_base_4bit",
-            "items_full",
-            "items_base_bf16",
-        ),
-        ("scores", "index"),
+        ("questions", "probes", "rows", "topic", "control"),
+        ("scores", "index", "cards"),
     ),
 )
 
@@ -134,10 +153,9 @@ def stage_of(name_or_number: str | int) -> Stage:
 def artefact(name: str, settings: Settings, folders: Folders) -> Path | None:
     """Where the named artefact of a run lies; None for one that these settings do not use."""
     kind, _, row = name.partition("_")
-    if kind == "results":
-        return folders.results(row)
-    if kind == "items":
-        return folders.items / f"{row}.jsonl"
+    of_a_row = {"results": folders.results, "items": folders.items_of, "model": folders.model}
+    if kind in of_a_row:
+        return of_a_row[kind](row)
     places = {
         "base": base_model(settings.MODEL_NAME),
         "questions": settings.QUESTIONS_FILE or BENCHMARK / "questions.json",
@@ -148,6 +166,8 @@ def artefact(name: str, settings: Settings, folders: Folders) -> Path | None:
         "rows": settings.TRAINING_DATA or folders.training_data,
         "replay": GENERAL / "replay.txt" if settings.REPLAY_RATIO else None,
         "guard": GENERAL / "guard.txt",
+        "cloze": GENERAL / "cloze.json",
+        "control": folders.control if settings.CONTROLS == "full" else None,
     }
     return places[name] if name in places else getattr(folders, name)
 

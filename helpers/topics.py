@@ -28,6 +28,10 @@ GENERAL = frozenset(  # words of many terms that many other papers have too
     b" syndrome system systemic tissue type".split()
 )
 EVERYWHERE = frozenset(b"a and by in of or the to with".split())
+PLACEBO_QUERY = (
+    '("Fractures, Bone"[Mesh] OR "Cataract"[Mesh] OR "Dental Caries"[Mesh] OR "Hearing Loss"[Mesh] OR "Hernia"[Mesh] '
+    'OR "Sleep Apnea Syndromes"[Mesh] OR "Myocardial Infarction"[Mesh]) AND hasabstract AND english[la]'
+)
 LETTERS = bytes(ord(chr(n).lower()) if chr(n).isalnum() and n < 128 else 32 for n in range(256))
 
 
@@ -35,6 +39,7 @@ class Topic(BaseModel):
     """One disease area. In a term, `*` at the end stands for any ending; capitals (SLE) must be capitals.
 
     `related` words point to the topic without naming it: they count in a title, if the abstract names a term.
+    `placebo_query` finds papers of other fields; those that name a term all the same are left out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +50,7 @@ class Topic(BaseModel):
     terms: tuple[str, ...] = ()
     not_terms: tuple[str, ...] = ()
     related: tuple[str, ...] = ()
+    placebo_query: str = PLACEBO_QUERY
     diseases: dict[str, tuple[str, ...]] = Field(min_length=1)
 
     @cached_property

@@ -184,8 +184,8 @@ class Run:
     def choose(self) -> None:
         """Settle which weights are the result: the last, or with early stopping the best that a look has seen."""
         self.history.chosen = len(self.history.updates)
-        if self.recipe.early_stopping == "held_out":
-            self.history.chosen_by = sorted(set(self.reading.held_out["paper_id"]))
+        watched = {"held_out": self.reading.held_out, "guard": self.reading.guard}.get(self.recipe.early_stopping)
+        self.history.chosen_by = sorted(set(watched["paper_id"])) if watched is not None else []
         if not self.watches() or self.best(self.history) == self.history.chosen:
             return
         self.history.chosen = self.best(self.history)

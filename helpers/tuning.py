@@ -1,15 +1,17 @@
 """One fine-tuning from rows to saved weights: what notebooks 4 and 6 share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import (
+    arms,
     chat,
     examples,
     files,
@@ -43,6 +45,7 @@ CODE = (
     "updates",
 )  # what the trained weights depend on
 WHERE_FROM = ("base_model_name_or_path", "revision", "peft_version")  # of a LoraConfig: say nothing of its shape
+MANY = 10**6  # passes at most, where the tokens decide
 WATCHED_SHARE = 0.03  # of the token budget: the held-out rows, and the general text, looked at during training
 
 
@@ -51,6 +54,7 @@ class Tuning:
     """What a fine-tuning starts from, and whether it is to happen at all (`declined` says why not)."""
 
     session: Session
+    arm: arms.Arm
     recipe: recipes.Recipe
     tokenizer: PreTrainedTokenizerBase
     rows: list[dict]
@@ -64,7 +68,7 @@ class Tuning:
 
     @property
     def out(self) -> Path:
-        return self.session.folders.qlora_model if self.recipe.method == "qlora" else self.session.folders.full_model
+        return self.session.folders.model(self.arm.row)
 
     @property
     def examples(self) -> Dataset:
@@ -89,10 +93,33 @@ def prepare(session: Session, method: str) -> Tuning:
 
     Raises CourseError for rows of held-out papers, where nothing is left to read, and where QLoRA does not fit.
     """
+    made = of_arm(session, arms.trained(method, session.settings)[0], recipes.recipe(session.settings, method))
+    if method == "full":
+        return replace(made, declined=why_not(session.settings.FULL_FINETUNE, made.plan))
+    planner.require(made.plan, "QLoRA")
+    return made
+
+
+def others(tuning: Tuning) -> list[Tuning]:
+    """The same training again: the placebo, which reads as many tokens of papers of other fields, and other seeds."""
+    session, recipe = tuning.session, tuning.recipe
+    tokens = sum(row["tokens"] for row in tuning.mix)
+    made = []
+    for arm in arms.trained(recipe.method, session.settings)[1:] if not tuning.declined else ():
+        again = replace(recipe, seed=arm.seed)
+        if arm.row == arms.PLACEBO:
+            again = replace(again, token_budget=tokens, epochs=MANY)
+        made.append(of_arm(session, arm, again))
+    return made
+
+
+def of_arm(session: Session, arm: arms.Arm, recipe: recipes.Recipe) -> Tuning:
+    """What one arm of the experiment starts from."""
     settings, folders = session.settings, session.folders
     tokenizer = models.load_tokenizer(base_model(settings.MODEL_NAME))
-    recipe = recipes.recipe(settings, method)
-    training_rows = rows.load_rows(settings.TRAINING_DATA or folders.training_data)
+    own = settings.TRAINING_DATA if arm.rows == "rows" else None
+    data = folders.placebo_data if arm.rows == "placebo_data" else folders.training_data
+    training_rows = rows.load_rows(own or data)
     papers = held_out.load(folders.held_out)
     unseen = [row for paper in papers for row in paper["rows"][:1]]
     if not unseen:
@@ -111,12 +138,7 @@ def prepare(session: Session, method: str) -> Tuning:
             f"no row of a paper has an answer within MAX_SEQ_LENGTH={settings.MAX_SEQ_LENGTH} tokens",
             "raise MAX_SEQ_LENGTH",
         )
-    plan, declined = foresee(settings, recipe, reading), ""
-    if method == "full":
-        declined = why_not(settings.FULL_FINETUNE, plan)
-    else:
-        planner.require(plan, "QLoRA")
-    return Tuning(session, recipe, tokenizer, training_rows, reading, plan, declined)
+    return Tuning(session, arm, recipe, tokenizer, training_rows, reading, foresee(settings, recipe, reading))
 
 
 def foresee(settings: SimpleNamespace, recipe: recipes.Recipe, reading: training.Reading) -> planner.Plan:
@@ -208,11 +230,46 @@ def train(
         identity=files.sha256_of(parts),
         base={name: manifest[name] for name in ("id", "source", "revision", "licence")},
         out=tuning.out,
-        work=tuning.session.folders.models / "work" / tuning.recipe.method,
+        work=tuning.session.folders.models / "work" / tuning.arm.row,
         show=show,
     )
     speed.remember(tuning.session.settings.MODEL_NAME, tuning.recipe, history.tokens, history.seconds)
     return history
+
+
+def train_others(tuning: Tuning, config: LoraConfig | None = None) -> dict[str, training.History]:
+    """{row: what happened} of the trainings that the experiment needs besides `tuning`; `config` shapes adapters."""
+    done = {}
+    for other in others(tuning):
+        if other.recipe.method == "qlora":
+            model = trainable.add_adapter(load_frozen(other), config, other.recipe.seed)
+        else:
+            model = load_trainable(other)
+        done[other.arm.row] = train(other, model)
+    return done
+
+
+def beside(histories: dict[str, training.History]) -> list[dict]:
+    """A table: each training's tokens, updates, and losses on what it was not trained on, before and after."""
+    return [
+        {
+            "model": row,
+            "tokens": f"{history.tokens:,}",
+            "updates": len(history.updates),
+            "held-out loss": f"{history.held_out[0]['loss']:.3f} → {history.kept['loss']:.3f}",
+            "general text": f"{history.held_out[0]['guard']:.3f} → {history.kept['guard']:.3f}",
+        }
+        for row, history in histories.items()
+        if history.updates
+    ]
+
+
+def costs(histories: dict[str, training.History]) -> dict[str, dict]:
+    """{row: {"tokens", "train_seconds", "train_peak_memory"}} of several trainings, for a receipt."""
+    return {
+        row: {"tokens": h.tokens, "train_seconds": h.seconds, "train_peak_memory": h.peak_memory}
+        for row, h in histories.items()
+    }
 
 
 def reloaded_loss(tuning: Tuning) -> float:

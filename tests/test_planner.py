@@ -27,7 +27,7 @@ MODEL_CARDS = {  # weights as the model cards say, in billions
     "Qwen/Qwen3-14B": 14.8,
 }
 # One process's peak says how full its heap happened to get: the same run was seen 17 % apart on one machine. So the
-# median of three runs is held to the aim, and a single run to a quarter. The last two cases were 17 % off when this was
+# median of three runs is held to the aim, a single run to a quarter. The last two cases were 17 % off when this was
 # written: one long row leaves fewer holes in the heap than the plan allows for, float32 more.
 MEASURED = [
     {"method": "qlora", "lengths": [128, 128], "batch_size": 2},

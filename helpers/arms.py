@@ -1,0 +1,51 @@
+"""The arms of the experiment: which models are trained, and which rows of every table each notebook examines."""
+
+from dataclasses import dataclass
+
+from helpers.settings import Settings
+
+METHODS = {"qlora": 4, "full": 6}  # the notebook that trains by each
+PLACEBO = "placebo_qlora"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training: its name in every table, how it is done, the artefact its rows come from, and its seed."""
+
+    row: str
+    method: str
+    rows: str
+    seed: int
+
+
+def trained(method: str, settings: Settings) -> tuple[Arm, ...]:
+    """What is trained by `method`: first the model that the course is about, then its controls and repeats.
+
+    The placebo reads papers of other fields; a repeat differs by its seed alone.
+    """
+    arms = [Arm(method, method, "rows", settings.SEED)]
+    if method == "qlora" and settings.CONTROLS != "off":
+        arms.append(Arm(PLACEBO, method, "placebo_data", settings.SEED))
+    seeds = range(settings.SEED + 1, settings.SEED + settings.SEEDS)
+    return (*arms, *(Arm(f"{method}_s{seed}", method, "rows", seed) for seed in seeds))
+
+
+def examined(which: str, settings: Settings) -> tuple[str, ...]:
+    """The rows that the notebook with this WHICH examines: the untouched model first."""
+    if which == "base":
+        return ("base_4bit",)
+    if which == "full":
+        return ("base_bf16", *(arm.row for arm in trained("full", settings)))
+    again = ("base_aa",) if settings.CONTROLS == "full" else ()
+    return ("base_4bit", *again, "base_rag", *(arm.row for arm in trained("qlora", settings)))
+
+
+def asked(which: str, settings: Settings) -> tuple[str, ...]:
+    """The rows that are asked the questions there: 2 has asked the 4-bit base already."""
+    rows = examined(which, settings)
+    return rows[1:] if which == "qlora" else rows
+
+
+def measured(which: str, settings: Settings) -> tuple[str, ...]:
+    """The rows that leave items there: 2 comes before there are papers, and A/A differs in its samples alone."""
+    return () if which == "base" else tuple(row for row in examined(which, settings) if row != "base_aa")

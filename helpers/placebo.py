@@ -1,0 +1,88 @@
+"""The placebo: rows made in the same way from papers of other fields, to see what training on any papers does."""
+
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from helpers import archive, harvest, leaks, rows, views
+from helpers.errors import CourseError
+from helpers.papers import Paper
+from helpers.paths import RAW
+from helpers.screening import screen
+from helpers.settings import Settings
+from helpers.topics import Topic
+
+LOOKED_AT = 4  # papers looked at for each that is wanted: some have no abstract, some are about the topic
+
+
+class Elsewhere:
+    """The other side of a topic, as screening asks for it: a paper belongs here if it names nothing of the topic."""
+
+    def __init__(self, topic: Topic):
+        self.topic = topic
+
+    def off_topic(self, paper: Paper) -> str:
+        """Why a paper is not from elsewhere; "" if it is."""
+        found = self.topic.mentions(f"{paper.title}\n{paper.text}") or sorted(self.topic.mesh & set(paper.mesh))
+        return f"names {found[0]}" if found else ""
+
+
+def build(
+    training: list[dict],
+    settings: Settings,
+    topic: Topic,
+    route: dict,
+    tested: Iterable[dict] = (),
+    raw: Path = RAW,
+) -> list[dict]:
+    """Rows of as many papers of other fields as `training` has papers; [] with CONTROLS=off.
+
+    The same screening, views and limits as for `training`, and by the same `route`; no row shares eight words in a
+    row with what is `tested`. There may be fewer papers than wanted. Raises CourseError if there is none.
+    """
+    if settings.CONTROLS == "off":
+        return []
+    wanted = len({(row["source"], row["paper_id"]) for row in training})
+    papers = choose(candidates(settings, topic, route, LOOKED_AT * wanted, raw), topic, wanted)
+    chosen = views.chosen(settings.VIEWS)
+    made = [row for p in papers for row in rows.make_rows(p, topic, settings.ROWS_PER_PAPER, chosen, "training")]
+    if not (kept := leaks.without(made, list(tested))):
+        raise CourseError(
+            f"CONTROLS={settings.CONTROLS}: no paper of another field was found for the placebo",
+            "give an archive that holds some, or leave the placebo out: CONTROLS=off",
+        )
+    return kept
+
+
+def candidates(settings: Settings, topic: Topic, route: dict, n: int, raw: Path) -> Iterator[Paper]:
+    """At most `n` papers with an abstract that name nothing of the topic, from where the other papers came from."""
+    if route["name"] == "sample":
+        found = harvest.from_sample().papers
+    elif route["name"] == "archive":
+        found = archive.stream(settings.PAPERS_ARCHIVE or archive.fetch_archive())
+    else:
+        found = harvest.search(settings, topic.placebo_query, n, raw).papers
+    elsewhere = Elsewhere(topic)
+    return islice((paper for paper in found if paper.abstract and not elsewhere.off_topic(paper)), n)
+
+
+def choose(papers: Iterable[Paper], topic: Topic, limit: int, excluded: Collection[str] = ()) -> list[Paper]:
+    """At most `limit` of them, screened as the others were."""
+    with tempfile.TemporaryDirectory() as folder:
+        return screen(papers, Elsewhere(topic), limit, Path(folder) / "dropped.jsonl", excluded).kept
+
+
+def beside(groups: Mapping[str, list[dict]]) -> list[dict]:
+    """A table: for each named group of rows how many papers, rows, views and words it has."""
+    return [
+        {
+            "rows of": name,
+            "papers": len({row["paper_id"] for row in rows}),
+            "rows": f"{len(rows):,}",
+            "views": len({row["view"] for row in rows}),
+            "words": f"{sum(len(row['text'].split()) for row in rows):,}",
+        }
+        for name, rows in groups.items()
+        if rows
+    ]
