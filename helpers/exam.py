@@ -9,12 +9,26 @@ from types import SimpleNamespace
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers import answers, arms, files, instruments, models, papers, receipts, retrieval, rows, trained, weights
+from helpers import (
+    answers,
+    arms,
+    files,
+    instruments,
+    models,
+    papers,
+    public,
+    receipts,
+    retrieval,
+    rows,
+    trained,
+    weights,
+)
 from helpers.errors import CourseError
 from helpers.hardware import compute_dtype
 from helpers.paths import Folders, base_model
 from helpers.session import Session
 from helpers.stages import EXAMS, stage_of
+from helpers.topics import load_topic
 
 CODE = ("answers", "chat", "instruments", "likelihood", "models", "retrieval")
 UNTOUCHED = ("base_4bit", "base_aa", "base_rag")  # one model, asked in different ways
@@ -92,11 +106,24 @@ class Candidate:
         return {name for record in records for name in record["history"]["chosen_by"]}
 
     @cached_property
-    def library(self) -> retrieval.Library:
-        """The training papers, for the row that looks up instead of having learnt."""
+    def taught(self) -> set[str]:
+        """The ids of the papers that the training rows come from."""
         data = self.settings.TRAINING_DATA or self.folders.training_data
-        taught = {row["paper_id"] for row in rows.load_rows(data)}
-        return retrieval.Library(p for p in papers.read_papers(self.folders.papers) if p.paper_id in taught)
+        return {row["paper_id"] for row in rows.load_rows(data)}
+
+    @cached_property
+    def library(self) -> retrieval.Library:
+        """The training papers, for the row that looks up instead of having learnt.
+
+        Raises CourseError if none of them is among the papers of stage 3.
+        """
+        found = [paper for paper in papers.read_papers(self.folders.papers) if paper.paper_id in self.taught]
+        if not found:
+            raise CourseError(
+                "no paper of TRAINING_DATA is in data/papers.jsonl, so base_rag has nothing to look up",
+                "collect the papers of these rows (PAPERS_IDS), or unset TRAINING_DATA",
+            )
+        return retrieval.Library(found)
 
     def before(self, row: str) -> Callable[[str], str]:
         """What `row` may read before a question."""
@@ -152,7 +179,8 @@ def measure(candidate: Candidate) -> dict[str, list[dict]]:
 
     In notebook 2 there are no papers yet: the untouched model meets plain knowledge and general English only.
     """
-    items, measured = items_for(candidate), {}
+    items, measured, settings = items_for(candidate), {}, candidate.settings
+    benchmarks = public.check(settings.PUBLIC_BENCHMARKS, settings.HF_ENDPOINT) if candidate.which != "base" else []
     for row in (row for row in candidate.rows if row != "base_aa"):
         with candidate.sitting(row) as model:
             measured[row] = instruments.measure(
@@ -161,12 +189,27 @@ def measure(candidate: Candidate) -> dict[str, list[dict]]:
                 given_to(candidate, row, items),
                 row=row,
                 identity=candidate.identity(row),
-                max_length=candidate.settings.MAX_SEQ_LENGTH,
+                max_length=settings.MAX_SEQ_LENGTH,
                 notes=candidate.folders.notes / f"items_{row}.jsonl",
             )
+            if benchmarks and row != "base_rag":
+                measured[row] += public.measure(
+                    model,
+                    candidate.tokenizer,
+                    benchmarks,
+                    row=row,
+                    topic=load_topic(settings.TOPIC),
+                    training_ids=candidate.taught | placebo_ids(candidate.folders),
+                    identity=candidate.identity(row),
+                    notes=candidate.folders.notes / f"public_{row}.jsonl",
+                )
         if row in arms.measured(candidate.which, candidate.settings):
             files.write_jsonl(candidate.folders.items_of(row), measured[row])
     return measured
+
+
+def placebo_ids(folders: Folders) -> set[str]:
+    return {row["paper_id"] for row in files.read_json(folders.placebo_data)}
 
 
 def items_for(candidate: Candidate) -> list[dict]:

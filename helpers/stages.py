@@ -112,7 +112,7 @@ STAGES = (
         "5_test_qlora",
         "Ask the adapter",
         (1, 3, 4),
-        ("base", "questions", "guard", "cloze", "held_out", "probes", "papers", "rows"),
+        ("base", "questions", "guard", "cloze", "held_out", "probes", "papers", "rows", "placebo_data"),
     ),
     Stage(
         6,
@@ -126,7 +126,7 @@ STAGES = (
         "7_test_full_model",
         "Ask the fully tuned model",
         (1, 3, 6),
-        ("base", "questions", "guard", "cloze", "held_out", "probes"),
+        ("base", "questions", "guard", "cloze", "held_out", "probes", "rows", "placebo_data"),
     ),
     Stage(
         8,

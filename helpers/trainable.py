@@ -1,5 +1,6 @@
 """The model that is trained: 4 bits frozen under an adapter, or every weight; and whether it can read packed rows."""
 
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,7 +89,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftMo
         )
     model.requires_grad_(False)
     torch.manual_seed(seed)
-    return get_peft_model(model, config)
+    return get_peft_model(model, deepcopy(config))  # peft writes the layers it finds into it
 
 
 def target_modules(setting: str) -> str | list[str]:

@@ -8,7 +8,7 @@ import tiny
 import torch
 from peft import LoraConfig
 
-from helpers import changes, exam, files, held_out, models, paths, planner, trainable, training, tuning
+from helpers import changes, exam, files, instruments, models, papers, paths, planner, trainable, training, tuning
 from helpers.errors import CourseError
 from helpers.paths import Folders, base_model
 from helpers.stages import stage_of
@@ -20,10 +20,15 @@ QUESTIONS = [
 ]
 
 
-def row(n):
-    prompt, completion = f"What does study {n} say?", f"TNF-α ≥ {n} µg/L is high."
+def row(n, subject="TNF-α"):
+    prompt, completion = f"What does study {n} say?", f"{subject} ≥ {n} µg/L is high."
     words = {"text": f"User: {prompt}\n\nAssistant: {completion}", "prompt": prompt, "completion": completion}
     return words | {"source": "PubMed", "paper_id": str(n), "title": f"Study {n}"}
+
+
+def probe(n):
+    asked = {"question": f"TNF in study {n} was", "options": [" high", " low"], "answer": n % 2}
+    return {"id": f"P{n}", "instrument": ("recall", "transfer", "reading")[n % 3], "paper_id": str(n), **asked}
 
 
 @pytest.fixture
@@ -34,13 +39,18 @@ def open_stage(tmp_path, monkeypatch):
     folders = Folders()
     tiny.write_model(base_model(NAME))
     files.write_json(folders.training_data, [row(n) for n in range(12)])
-    papers = [
+    unseen = [
         {"paper_id": str(n), "title": f"Study {n}", "abstract": "Lupus. " * n, "rows": [row(n)]} for n in (20, 21)
     ]
-    files.write_json(folders.held_out, papers)
+    files.write_json(folders.held_out, unseen)
+    files.write_json(folders.placebo_data, [row(n, "Bridges") for n in range(30, 36)])
+    files.write_json(folders.probes, [probe(n) for n in range(6)])
+    about = {"source": "PubMed", "title": "A study of TNF", "abstract": [{"text": "TNF-α was high."}]}
+    papers.write_papers(folders.papers, [papers.Paper(paper_id=str(n), **about) for n in range(12)])
 
     def opened(**values):
         quick = {"MODEL_NAME": NAME, "DTYPE": "float32", "MAX_NEW_TOKENS": 4, "FULL_LR": 1e-3, "QLORA_LR": 1e-2}
+        quick |= {"MAX_ITEMS": 10, "CONTROLS": "off"}
         return SimpleNamespace(settings=tiny.resolve(**quick | values), folders=folders)
 
     return opened
@@ -69,18 +79,21 @@ def test_a_model_is_trained_and_sits_the_exam_beside_the_one_it_came_from(open_s
 
     files.write_json(stage_of(6).receipt(stage.folders), {"status": "done", "reason": ""})
     candidate = exam.candidate(stage)
-    assert (candidate.row, candidate.base_row, candidate.absent) == (method, base, "")
+    assert (candidate.row, candidate.rows[0], candidate.absent) == (method, base, "")
     answers = exam.answer(candidate, QUESTIONS)
     assert answers == files.read_json(stage.folders.results(method))
-    assert [a["model"] for a in answers] == [method] * 2
+    assert [a["model"] for a in answers] == [method] * 2 and all(len(a["samples"]) == 1 for a in answers)
     assert stage.folders.results("base_bf16").exists() == (method == "full")
 
-    bits = exam.read_papers(candidate)
+    measured = exam.measure(candidate)
+    assert set(measured) == set(candidate.rows)
+    for name in measured:
+        assert measured[name] == files.read_jsonl(stage.folders.items_of(name))
+    bits = instruments.of(measured, "bits_per_byte")
     assert list(bits) == [base, method] and all(len(values) == 2 for values in bits.values())
     assert sum(bits[method]) < sum(bits[base]), "it predicts such papers better than before"
-    for name in bits:
-        items = files.read_jsonl(stage.folders.items / f"{name}.jsonl")
-        assert [held_out.bits_per_byte([item]) for item in items] == bits[name]
+    for name in ("recall", "transfer", "reading", "cloze", "general_bits"):
+        assert {base, method} <= set(instruments.of(measured, name))
 
     change = (changes.adapter_change if method == "qlora" else changes.full_change)(job)
     assert set(change) == {f"{kind}_proj" for kind in ("down", "gate", "k", "o", "q", "up", "v")}
@@ -97,56 +110,111 @@ def adapted(open_stage):
 
 def test_without_its_adapter_the_candidate_is_the_untouched_model(adapted):
     ids = torch.arange(20, 60)[None]
-    untouched = adapted.load("base_4bit")
+    untouched = exam.candidate(adapted_session(adapted)).four_bit("base_4bit")
     with torch.inference_mode():
         expected = untouched(ids).logits
         with adapted.sitting("base_4bit") as base:
             assert torch.equal(base(ids).logits, expected)
         with adapted.sitting("qlora") as model:
             assert not torch.equal(model(ids).logits, expected)
-        with adapted.sitting("base_4bit") as base:
-            assert torch.equal(base(ids).logits, expected), "and so it stays, whoever sat there in between"
+        for row in exam.UNTOUCHED:
+            with adapted.sitting(row) as base:
+                assert torch.equal(base(ids).logits, expected), "and so it stays, whoever sat there in between"
 
 
-@pytest.mark.parametrize(("method", "names"), [("qlora", ["qlora"]), ("full", ["base_bf16", "full"])])
+def adapted_session(candidate):
+    return SimpleNamespace(settings=candidate.settings, folders=candidate.folders)
+
+
+def test_adapters_take_turns_on_one_base(open_stage):
+    stage = open_stage(WHICH="qlora", CONTROLS="placebo", SEEDS=2)
+    job, history, _ = trained(stage, "qlora")
+    done = tuning.train_others(job, LoraConfig(**tiny.LORA))
+    assert list(done) == ["placebo_qlora", "qlora_s43"]
+    read = [history.tokens, *(other.tokens for other in done.values())]
+    largest = max(update["tokens"] for other in done.values() for update in other.updates)
+    assert max(read) - min(read) <= largest, "as many tokens, to within an update"
+    ids, logits = torch.arange(20, 60)[None], {}
+    candidate = exam.candidate(stage)
+    for _ in range(2):
+        for row in ("qlora", "placebo_qlora", "base_4bit", "qlora_s43"):
+            with candidate.sitting(row) as model, torch.inference_mode():
+                logits.setdefault(row, []).append(model(ids).logits)
+    assert all(torch.equal(first, second) for first, second in logits.values())
+    assert len({str(first) for first, _ in logits.values()}) == 4
+    alone = models.load_adapter(models.unpack(models.load(job.base, "nf4", "auto", "float32")), job.out)
+    with torch.inference_mode():
+        assert torch.equal(alone(ids).logits, logits["qlora"][0])
+
+
+def test_controls_sit_the_exam_too(open_stage):
+    stage = open_stage(WHICH="qlora", CONTROLS="full")
+    job, _, _ = trained(stage, "qlora")
+    tuning.train_others(job, LoraConfig(**tiny.LORA))
+    candidate = exam.candidate(stage)
+    exam.answer(candidate, QUESTIONS)
+    measured = exam.measure(candidate)
+    assert list(measured) == ["base_4bit", "base_rag", "qlora", "placebo_qlora"]
+    assert set(instruments.values(measured["base_rag"])) == {"recall", "transfer"}
+    assert instruments.values(measured["placebo_qlora"]).keys() == instruments.values(measured["qlora"]).keys()
+    again = files.read_json(stage.folders.results("base_aa"))
+    seed = candidate.settings.SEED
+    with candidate.sitting("base_4bit") as model:
+        how = {"row": "base_4bit", "identity": "x", "max_new_tokens": 4, "notes": stage.folders.notes / "x"}
+        first = exam.answers.ask(model, candidate.tokenizer, QUESTIONS, samples=1, seed=seed, **how)
+    assert [a["response"] for a in again] == [a["response"] for a in first], "greedy: the same"
+    assert [a["samples"] for a in again] != [a["samples"] for a in first], "sampled: other dice"
+    read = candidate.before("base_rag")("What about TNF?")
+    assert read.count("A study of TNF\nTNF-α was high.\n\n") == 2 and candidate.before("qlora")("What?") == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "names"), [("qlora", ["tester--tiny"]), ("full", ["tester--tiny", "full_finetuned_model"])]
+)
 def test_a_notebook_loads_each_model_once(open_stage, monkeypatch, method, names):
     stage = open_stage(WHICH=method)
     trained(stage, method)
     files.write_json(stage_of(6).receipt(stage.folders), {"status": "done", "reason": ""})
-    loads, load = [], exam.Candidate.load
-    monkeypatch.setattr(exam.Candidate, "load", lambda self, row: loads.append(row) or load(self, row))
+    loads, load = [], models.load
+    monkeypatch.setattr(models, "load", lambda place, *how: loads.append(place.name) or load(place, *how))
     candidate = exam.candidate(stage)
     exam.answer(candidate, QUESTIONS)
-    exam.read_papers(candidate)
+    exam.measure(candidate)
     assert candidate.trained() is candidate.trained() and loads == names
 
 
 def set_chosen_by(candidate, papers):
-    record = candidate.folder / "training.json"
+    record = candidate.folders.model("qlora") / "training.json"
     said = files.read_json(record)
     assert "chosen_by" in said["history"], "trained.save writes it here"
     files.write_json(record, said | {"history": said["history"] | {"chosen_by": papers}})
 
 
-def test_papers_that_chose_the_checkpoint_do_not_test_it(adapted, capsys):
-    everything = exam.read_papers(adapted)
+@pytest.mark.parametrize(("instrument", "chosen"), [("bits_per_byte", "20"), ("general_bits", "general-002")])
+def test_texts_that_chose_the_checkpoint_do_not_test_it(adapted, capsys, instrument, chosen):
+    everything = exam.measure(adapted)
     assert "left out" not in capsys.readouterr().out
-    set_chosen_by(adapted, ["20"])
-    assert exam.read_papers(adapted) == {row: values[1:] for row, values in everything.items()}
-    assert capsys.readouterr().out.count("1 of 2 held-out papers chose the checkpoint and are left out\n") == 1
-    for row in everything:
-        assert [item["item"] for item in files.read_jsonl(adapted.folders.items / f"{row}.jsonl")] == ["21"]
-    set_chosen_by(adapted, ["20", "21"])
-    with pytest.raises(CourseError, match="all 2 held-out papers chose the weights of qlora"):
-        exam.read_papers(adapted)
+    set_chosen_by(adapted, [chosen])
+    assert exam.measure(adapted) == {
+        row: [one for one in items if one["item"] != chosen] for row, items in everything.items()
+    }
+    texts = sum(one["instrument"] == instrument for one in everything["qlora"])
+    said = f"1 of {texts} texts of {instrument} chose the checkpoint and are left out\n"
+    assert capsys.readouterr().out.count(said) == 1
+    set_chosen_by(adapted, [one["item"] for one in everything["qlora"] if one["instrument"] == instrument])
+    with pytest.raises(CourseError, match=f"all {texts} texts of {instrument} chose the weights of qlora"):
+        exam.measure(adapted)
 
 
 def test_the_untouched_model_is_asked_and_reads_no_papers(open_stage):
     stage = open_stage(WHICH="base")
     candidate = exam.candidate(stage)
     assert [a["model"] for a in exam.answer(candidate, QUESTIONS)] == ["base_4bit"] * 2
-    assert stage.folders.results("base").name == "results_baseline.json" and stage.folders.results("base").exists()
-    assert exam.read_papers(candidate) == {}
+    place = stage.folders.results("base_4bit")
+    assert place.name == "results_baseline.json" and place.exists()
+    measured = exam.measure(candidate)
+    assert set(instruments.values(measured["base_4bit"])) == {"cloze", "general_bits"}
+    assert not stage.folders.items.exists(), "notebook 5 measures it again, beside the adapter"
 
 
 def test_the_identity_of_a_model_is_its_weights(open_stage):
@@ -183,7 +251,7 @@ def test_where_full_tuning_is_declined_nobody_sits_the_exam(open_stage, monkeypa
     files.write_json(stage_of(6).receipt(stage.folders), {"status": "skipped", "reason": job.declined})
     candidate = exam.candidate(stage)
     assert candidate.absent == job.declined
-    assert exam.answer(candidate, QUESTIONS) == [] and exam.read_papers(candidate) == {}
+    assert exam.answer(candidate, QUESTIONS) == [] and exam.measure(candidate) == {}
     assert not stage.folders.results("full").exists() and not stage.folders.items.exists()
 
 
@@ -215,17 +283,17 @@ def test_full_tuning_that_is_wanted_happens_whatever_the_plan_says(open_stage, m
 
 
 def test_only_models_that_were_examined_are_evidence(open_stage):
-    stage = open_stage()
-    statuses = {5: "done", 7: "skipped"}
+    stage = open_stage(CONTROLS="placebo")
+    statuses = {2: "done", 5: "done", 7: "skipped"}
     for number, status in statuses.items():
         files.write_json(stage_of(number).receipt(stage.folders), {"status": status})
-    for name in ("base", "qlora", "full", "base_bf16"):
+    for name in ("base_4bit", "base_rag", "qlora", "placebo_qlora", "full", "base_bf16", "qlora_s43"):
         files.write_json(stage.folders.results(name), [{"model": name}])
-    for name in ("base_4bit", "qlora", "full", "base_bf16"):
-        files.write_jsonl(stage.folders.items / f"{name}.jsonl", [{"row": name}])
-    results, items = exam.evidence(stage.folders)
-    assert results == {"base_4bit": [{"model": "base"}], "qlora": [{"model": "qlora"}]}
-    assert items == {name: [{"row": name}] for name in results}, "what an earlier run left does not count"
+        files.write_jsonl(stage.folders.items_of(name), [{"row": name}])
+    results, items = exam.evidence(stage)
+    examined = ["base_4bit", "base_rag", "qlora", "placebo_qlora"]
+    assert results == {name: [{"model": name}] for name in examined}
+    assert items == {name: [{"row": name}] for name in examined}, "what an earlier run left does not count"
 
 
 # small parts

@@ -26,7 +26,7 @@ def stage(tmp_path, monkeypatch):
     monkeypatch.setattr(receipts, "module_path", lambda name: stages.NOTEBOOKS.parent / "helpers" / f"{name}.py")
     stage = Toy(**vars(STAGE))
     write_notebook(stage, CELLS)
-    for path in (Folders().training_data, Folders().held_out, Folders().qlora_model / "adapter.safetensors"):
+    for path in (Folders().training_data, Folders().held_out, Folders().model("qlora") / "adapter.safetensors"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
     return stage
@@ -82,7 +82,7 @@ def test_done_until_something_it_depends_on_differs(stage):
 
 def test_damaged_and_missing_outputs_are_found(stage):
     finish(stage)
-    output = Folders().qlora_model / "adapter.safetensors"
+    output = Folders().model("qlora") / "adapter.safetensors"
     os.utime(output, (1, 1))
     assert why(stage) == ""
     output.write_text("Adapter.safetensors")
@@ -147,7 +147,7 @@ def test_finished_stages_are_kept_elsewhere_and_come_back(stage, tmp_path, monke
     resolved = resolve(ARTEFACTS_DIR=str(tmp_path / "drive"))
     finish(stage, resolved)
     artefacts.keep(stage, resolved, Folders())
-    output = Folders().qlora_model / "adapter.safetensors"
+    output = Folders().model("qlora") / "adapter.safetensors"
     for lost in (output, stage.receipt(Folders())):
         lost.unlink()
     assert artefacts.restore(resolved, Folders()) == [stage.name]
