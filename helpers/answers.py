@@ -26,15 +26,18 @@ def generate(
     temperature: float = 0.7,
     top_p: float = 0.95,
     seed: int = 0,
+    thinking: bool = False,
 ) -> list[dict]:
     """Greedy answers to a batch: [{"response", "thinking", "finish_reason", "tokens"}] in the order asked.
 
     `finish_reason` is "stop" if the model ended its answer and "length" if it was cut. With `samples` each answer
     also has "samples": so many more answers of the same form, drawn at `temperature` from the likeliest words of
     probability `top_p` together. What is drawn depends on `seed`, the prompt and the number of the sample, not
-    on who else is in the batch. `watch` is told the number of tokens the answers have reached.
+    on who else is in the batch. `watch` is told the number of tokens the answers have reached. Thoughts are closed
+    before they begin, or with `thinking` left open: `max_new_tokens` then count for thought and answer together.
     """
-    asked = [chat.prompt_ids(tokenizer, prompt) for prompt in prompts]
+    asked = [chat.prompt_ids(tokenizer, prompt, thinking) for prompt in prompts]
+    opened = thinking and chat.opens_thought(tokenizer)
     ends, per = chat.ends(model, tokenizer), 1 + samples
     dice = [random.Random(f"{seed} {n} {prompt}") for prompt in prompts for n in range(per)]
 
@@ -46,15 +49,15 @@ def generate(
         return tokens
 
     found = decoding.continuations(model, asked, per, max_new_tokens, ends, choose, watch)
-    told = [finished(tokenizer, ids, ends) for ids in found]
+    told = [finished(tokenizer, ids, ends, opened) for ids in found]
     together = [told[start : start + per] for start in range(0, len(told), per)]
     return [answer | ({"samples": more} if more else {}) for answer, *more in together]
 
 
-def finished(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int]) -> dict:
-    """One row of generated ids as text, cut at the first token that ends an answer."""
+def finished(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int], opened: bool = False) -> dict:
+    """One row of generated ids as text, cut at the first token that ends an answer; `opened` inside a thought."""
     stop = next((place for place, token in enumerate(ids) if token in ends), None)
-    thinking, answer = chat.split_thinking(tokenizer.decode(ids[:stop], skip_special_tokens=True))
+    thinking, answer = chat.split_thinking(tokenizer.decode(ids[:stop], skip_special_tokens=True), opened)
     return {
         "response": answer,
         "thinking": thinking,
@@ -80,7 +83,8 @@ def ask(
 
     `notes` is an append-only file: every batch is on disk before the next begins, and answers noted there by
     the same model (`identity`, a hash) to the same question are not asked for again. `before(question)` is read
-    before the question; `samples` and `seed` are those of `generate`.
+    before the question; `samples` and `seed` are those of `generate`. A reasoning model answers once more with its
+    thoughts open: "aloud", an answer of the same form, for a row of its own beside the verdict.
 
     Answers come in batches, so a question's `time_seconds` is its share of `batch_seconds`.
     """
@@ -100,6 +104,9 @@ def ask(
         started = time.perf_counter()
         asked = [prompts[q["id"]] for q in batch]
         answers = generate(model, tokenizer, asked, max_new_tokens, watch, samples, seed=seed)
+        if chat.knows_thoughts(tokenizer):
+            aloud = generate(model, tokenizer, asked, max_new_tokens, watch, thinking=True)
+            answers = [answer | {"aloud": other} for answer, other in zip(answers, aloud, strict=True)]
         seconds = time.perf_counter() - started
         audit = {
             "time_seconds": round(seconds / len(batch), 3),
@@ -120,4 +127,5 @@ def result_row(question: dict, noted: dict, row: str) -> dict:
     seed = {key: question[key] for key in ("id", "category", "difficulty", "question")}
     answer = {key: noted[key] for key in ("response", "time_seconds", "timestamp")}
     audit = {k: noted[k] for k in ("finish_reason", "tokens", "thinking", "batch_seconds", "batch_size")}
-    return {**seed, **answer, "model": row, **audit, "samples": noted.get("samples", [])}
+    more = {k: noted[k] for k in ("aloud",) if k in noted}
+    return {**seed, **answer, "model": row, **audit, "samples": noted.get("samples", []), **more}

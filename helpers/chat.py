@@ -107,6 +107,11 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str, thinking: bool
     return [*ids[0], *plain_ids(tokenizer, question.strip()), *ids[1]]
 
 
+def knows_thoughts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the model's template has thoughts: whether it is a reasoning model."""
+    return CLOSE in tokenizer.get_chat_template()
+
+
 def opens_thought(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a prompt with `thinking` ends inside a thought, so that the model's words begin without `<think>`."""
     return around(tokenizer, True, tokenizer.get_chat_template())[1].rstrip().endswith(OPEN)
@@ -156,7 +161,7 @@ def running_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def thinks_first(tokenizer: PreTrainedTokenizerBase, answer: str) -> bool:
     """Whether a written answer is a thought and what is said after it, and the model's template knows thoughts."""
-    return all(split_thinking(answer)) and CLOSE in tokenizer.get_chat_template()
+    return all(split_thinking(answer)) and knows_thoughts(tokenizer)
 
 
 def row_ids(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> tuple[list[int], list[int]]:

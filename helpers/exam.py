@@ -25,6 +25,7 @@ from helpers import (
 )
 from helpers.errors import CourseError
 from helpers.hardware import compute_dtype
+from helpers.items import TEXTS
 from helpers.paths import Folders, base_model
 from helpers.session import Session
 from helpers.stages import EXAMS, stage_of
@@ -224,7 +225,7 @@ def items_for(candidate: Candidate) -> list[dict]:
         items = instruments.of_papers(folders.probes, folders.held_out) + items
     chosen = candidate.chosen_by()
     left = [item for item in items if item["paper_id"] not in chosen]
-    for name in instruments.TEXTS:
+    for name in TEXTS:
         before, after = ([item for item in some if item["instrument"] == name] for some in (items, left))
         if before and not after:
             raise CourseError(
@@ -250,7 +251,8 @@ def given_to(candidate: Candidate, row: str, items: list[dict]) -> list[dict]:
 def evidence(session: Session) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     """({row: answers}, {row: measurements}) of every model that was examined in this run.
 
-    What a skipped stage or other settings left behind does not count.
+    What a skipped stage or other settings left behind does not count. What a reasoning model answered with its
+    thoughts open is a row of its own, "<row>_thinking".
     """
     folders, settings, results, items = session.folders, session.settings, {}, {}
     for number, which in EXAMS.items():
@@ -258,4 +260,8 @@ def evidence(session: Session) -> tuple[dict[str, list[dict]], dict[str, list[di
             continue
         results |= {row: files.read_json(folders.results(row)) for row in arms.asked(which, settings)}
         items |= {row: files.read_jsonl(folders.items_of(row)) for row in arms.measured(which, settings)}
-    return results, items
+    aloud = {
+        f"{row}_thinking": [a | a["aloud"] | {"samples": []} for a in given if "aloud" in a]
+        for row, given in results.items()
+    }
+    return results | {row: given for row, given in aloud.items() if given}, items

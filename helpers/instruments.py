@@ -4,7 +4,6 @@ An item with options has {"instrument", "item", "paper_id", "context", "options"
 {"instrument", "item", "paper_id", "text"}; `paper_id` is the paper they were made from, or the item itself.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,13 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import chat, files, general, held_out, likelihood
 from helpers.errors import CourseError
+from helpers.items import values
 from helpers.paths import GENERAL, relative
 from helpers.progress import Line, forced
 
 TOKENS_PER_BATCH = 1024
 CLOZE = GENERAL / "cloze.json"
-CHOICES = ("recall", "transfer", "reading", "cloze")
-TEXTS = ("bits_per_byte", "general_bits")
 LOOKED_UP = ("recall", "transfer")  # what can be looked up in the training papers
 
 
@@ -110,29 +108,9 @@ def result(row: str, item: dict, encoded: list, nats: list[float], tokenizer: Pr
     }
 
 
-def value(measured: Mapping) -> float:
-    """What one line counts: 1 or 0 for options, by log-probability per byte of the option; bits per byte for a text.
-
-    Per byte, because options differ in length and models in tokenizers ("acc_norm" of the Evaluation Harness,
-    Gao 2021). Fixed before anything was measured.
-    """
-    if "scores" in measured:
-        per_byte = [nats / size for nats, size in zip(measured["scores"], measured["bytes"], strict=True)]
-        return float(per_byte.index(max(per_byte)) == measured["answer"])
-    return measured["nll"] / math.log(2) / measured["bytes"]
-
-
-def values(measured: Iterable[Mapping]) -> dict[str, dict[str, float]]:
-    """{instrument: {item: value}} of one row's lines."""
-    found: dict[str, dict[str, float]] = {}
-    for one in measured:
-        found.setdefault(one["instrument"], {})[one["item"]] = value(one)
-    return found
-
-
 def of(measured: Mapping[str, list[dict]], instrument: str) -> dict[str, list[float]]:
     """{row: the values of its items} on one instrument, for the rows that were measured with it."""
-    found = {row: list(values(of_row).get(instrument, {}).values()) for row, of_row in measured.items()}
+    found = {row: list(values(row, of_row).get(instrument, {}).values()) for row, of_row in measured.items()}
     return {row: each for row, each in found.items() if each}
 
 
@@ -140,7 +118,7 @@ def summary(measured: Mapping[str, list[dict]]) -> list[dict]:
     """A table: for every instrument the mean of each row, over how many items of how many papers, and chance."""
     lines = {}
     for row, of_row in measured.items():
-        for name, found in values(of_row).items():
+        for name, found in values(row, of_row).items():
             its = [one for one in of_row if one["instrument"] == name]
             chance = sum(1 / len(one["scores"]) for one in its) / len(its) if "scores" in its[0] else None
             line = lines.setdefault(

@@ -2,16 +2,18 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
 import nbformat
 from latex2mathml.converter import convert as to_mathml
+from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets.config import Config
 
+from helpers import answerable, declaration, harvest, labels, outcomes, results
 from helpers.files import write_text
 from helpers.paths import NOTEBOOKS, Folders
 from helpers.progress import clock
@@ -21,13 +23,9 @@ TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
 )
 SHOWN = ["text/html", "image/png", "image/jpeg", "image/svg+xml", "text/markdown", "text/latex", "text/plain"]
-MODELS = {
-    "base_4bit": "untouched, 4-bit",
-    "base_bf16": "untouched, unquantised",
-    "qlora": "QLoRA adapter",
-    "full": "fully tuned",
-}
-INSTRUMENTS = {"rubric": "rubric score", "bits_per_byte": "bits per byte"}
+GROUPS = (labels.LEARNED, labels.ANSWERS, labels.KEPT, labels.PUBLIC)
+MOODS = {"better_than_placebo": "good", "better_than_base": "good", "worse": "bad"}
+MOST_QUESTIONS = 60  # shown with their answers
 LOCAL_LINK = re.compile(r'href="(?![a-z]+:|#|/)([^"#]+)')
 
 
@@ -90,25 +88,53 @@ def write_index(
     folders: Folders,
     scores: Mapping,
     receipts: Mapping[str, Mapping],
-    plots: Mapping[str, str] | None = None,
+    questions: Sequence[Mapping],
+    answers: Mapping[str, Sequence[Mapping]],
+    papers: Mapping[str, Mapping],
+    control: Mapping | None = None,
+    judge: Mapping | None = None,
     path: Path | None = None,
 ) -> None:
-    """Write the report's first page from stage 8's scores and all receipts ({stage name: receipt}).
+    """Write the report's first page: `scores` of stage 8, all receipts ({stage name: receipt}), what was asked, the
+    `answers` of every row, and the training `papers` on each question (results.papers_on).
 
-    `plots` are base64 PNGs by title. Nothing is fetched by the page, and every text is escaped.
+    `control` is the positive control's record and `judge` the second grader's, where there are any. Nothing is
+    fetched by the page, every text is escaped, and every figure carries its unrounded value (<data value=…>).
     """
+    guessed = results.chances(scores)
+    names = {name: labels.instrument(name, guessed.get(name)) for name in results.measured(scores)}
     html = TEMPLATES.get_template("index.html").render(
         title="",
         run=folders.run,
-        conclusion=sentences(scores["conclusion"]),
-        facts=facts(receipts),
+        verdict=scores["verdict"],
+        mood=MOODS.get(scores["verdict"]["code"], "open"),
+        facts=facts(scores, receipts),
         finished=max((receipt["finished"][:10] for receipt in receipts.values()), default=""),
-        rows=[score_row(name, row) for name, row in scores["rows"].items()],
-        comparisons=[comparison_row(found) for found in scores["comparisons"]],
-        skipped=[
-            {**gap, "instrument": INSTRUMENTS.get(gap["instrument"], gap["instrument"])} for gap in scores["skipped"]
-        ],
-        plots=plots or {},
+        rows=scores["rows"],
+        model=labels.model,
+        groups={group: [n for n in names if names[n].group == group] for group in GROUPS},
+        instruments=names,
+        chance=guessed,
+        comparisons=results.ordered(scores["comparisons"]),
+        controls=[c for c in results.ordered(scores["comparisons"]) if control_of(c)],
+        unit_of=labels.unit_of,
+        plain=labels.plain,
+        pair=labels.pair,
+        roles=labels.ROLES,
+        title_of=lambda name: labels.instrument(name, guessed.get(name)).title,
+        skipped=scores["skipped"],
+        answer_rows=results.answer_rows(scores),
+        asked=[asked_row(question, scores, answers, papers) for question in questions[:MOST_QUESTIONS]],
+        left_out=max(0, len(questions) - MOST_QUESTIONS),
+        heads=[row for row, one in scores["rows"].items() if one["questions"]],
+        costs=results.costs(scores, receipts),
+        seeds=scores["seeds"],
+        declared=declaration.sentences(scores["declaration"]) if scores["declaration"] else [],
+        kept=(scores["declaration"] or {}).get("kept"),
+        control=control,
+        control_says=answerable.reading(control) if control else "",
+        judge=judge,
+        pictures=pictures(scores, control),
         stages=[stage_row(stage, receipts.get(stage.name), folders) for stage in STAGES],
         total=clock(sum(receipt["seconds"] for receipt in receipts.values())),
         made_with=versions(receipts),
@@ -116,59 +142,64 @@ def write_index(
     write_text(path or folders.index, html)
 
 
-def sentences(conclusion: str) -> list[str]:
-    """The conclusion's clauses, one a line."""
-    return [part[0].upper() + part[1:].rstrip(".") + "." for part in re.split(r"(?<=\)); ", conclusion)]
+def control_of(found: Mapping) -> bool:
+    """Whether a comparison tells training apart from what else may look like it."""
+    pair = found["a"], found["b"]
+    beside = pair in (("qlora", "placebo_qlora"), ("base_bf16", "base_4bit")) and found["instrument"] == "recall"
+    return beside or found["role"] == "control"
 
 
-def facts(receipts: Mapping[str, Mapping]) -> list[str]:
-    """The model and the data in a few sentences, from the receipts of stages 1, 3, 4 and 6."""
-    from helpers.harvest import describe
+def pictures(scores: Mapping, control: Mapping | None) -> dict[str, Markup]:
+    """{name: SVG, "" where there is nothing to draw}; each says in words what it shows."""
+    drawn = {
+        "forest": (
+            outcomes.forest(scores["comparisons"]),
+            "Every difference with its 95 % interval, what was declared first; the table below has the numbers.",
+        ),
+        "forgetting": (
+            outcomes.forgetting(scores),
+            "Change on recall against change on plain knowledge, each tuned model against its own base.",
+        ),
+        "control": (
+            answerable.picture(control) if control else None,
+            "Accuracy on the invented syndromes over the passes of training; the table has the final numbers.",
+        ),
+    }
+    return {name: Markup(outcomes.svg(picture, alt) if picture else "") for name, (picture, alt) in drawn.items()}
 
-    said = []
+
+def facts(scores: Mapping, receipts: Mapping[str, Mapping]) -> dict[str, str]:
+    """The model, the data and the test in a few sentences, from the receipts and the scores."""
+    said = {}
     if base := receipts.get(STAGES[0].name):
-        said.append(f"Base model: {base['model']} ({base['source']}), profile {base['profile']}.")
+        said["Model"] = f"{base['model']} ({base['source']}), profile {base['profile']}."
     if papers := receipts.get(STAGES[2].name):
         n = papers["counts"]
-        said.append(describe(papers["route"]))
-        said.append(
-            f"{n['found']:,} records found, {n['kept']:,} kept: {n['rows']:,} training rows, "
-            f"and {n['held_out']:,} papers held out for the test."
+        said["Papers"] = (
+            f"{harvest.describe(papers['route'])} {n['found']:,} records found, {n['kept']:,} kept: "
+            f"{n['rows']:,} training rows, and {n['held_out']:,} papers held out for the test."
         )
-    for stage in (STAGES[3], STAGES[5]):
-        if (receipt := receipts.get(stage.name)) and receipt["status"] == "done" and "tokens" in receipt:
-            said.append(f"{stage.title}: {receipt['tokens']:,} tokens in {clock(receipt.get('train_seconds', 0))}.")
+    trained = [(model, receipts.get(STAGES[n].name) or {}) for n, model in ((3, "qlora"), (5, "full"))]
+    told = [
+        f"{labels.model(model)}: {receipt['tokens']:,} tokens in {clock(receipt.get('train_seconds', 0))}"
+        if "tokens" in receipt
+        else f"{labels.model(model)}: skipped, {receipt['reason']}"
+        for model, receipt in trained
+        if "tokens" in receipt or receipt.get("status") == "skipped"
+    ]
+    if told:
+        said["Training"] = "; ".join(told) + "."
+    sat = {name: one for row in scores["rows"].values() for name, one in row["measures"].items()}
+    tests = [f"{labels.instrument(n).title} {labels.counted(sat[n])}" for n in results.measured(scores) if n in sat]
+    if tests:
+        said["Test"] = f"{', '.join(tests)}."
     return said
 
 
-def score_row(name: str, row: Mapping) -> dict[str, object]:
-    """One model's figures as they are shown; "–" for what was not measured."""
-    rubric, bits, answers = (row.get(part) or {} for part in ("rubric", "bits_per_byte", "answers"))
-    return {
-        "name": MODELS.get(name, name),
-        "rubric": number(rubric.get("mean"), 2),
-        "questions": rubric.get("n", "–"),
-        "bits": number(bits.get("mean"), 4),
-        "papers": bits.get("n", "–"),
-        "words": number(answers.get("words_mean"), 0),
-        "cut": answers.get("truncated", "–"),
-        "empty": answers.get("empty", "–"),
-        "seconds": number(answers.get("seconds_mean"), 1),
-    }
-
-
-def comparison_row(found: Mapping) -> dict[str, object]:
-    """One paired comparison as it is shown."""
-    bounded = found["low"] is not None
-    return {
-        "pair": f"{MODELS.get(found['a'], found['a'])} − {MODELS.get(found['b'], found['b'])}",
-        "instrument": INSTRUMENTS.get(found["instrument"], found["instrument"]),
-        "difference": number(found["mean_difference"], 3, sign="+"),
-        "interval": f"{number(found['low'], 3, '+')} to {number(found['high'], 3, '+')}" if bounded else "–",
-        "p": number(found["p_value"], 3),
-        "n": f"{found['n']} {found['items']}",
-        "verdict": found["verdict"],
-    }
+def asked_row(question: Mapping, scores: Mapping, answers: Mapping, papers: Mapping) -> dict[str, object]:
+    """One question of the heat map: the papers on it, every model's score, and what the models said."""
+    said = results.said_to(scores, question, answers)
+    return {**question, "on": papers[question["id"]], "said": said, "scores": {a["row"]: a["graded"] for a in said}}
 
 
 def stage_row(stage: Stage, receipt: Mapping | None, folders: Folders) -> dict[str, object]:
@@ -188,11 +219,11 @@ def stage_row(stage: Stage, receipt: Mapping | None, folders: Folders) -> dict[s
     }
 
 
-def number(value: float | None, digits: int, sign: str = "") -> str:
-    """A figure with a real minus; "–" for None, and no sign for 0."""
+def data(value: float | None, unit: str, sign: str = "") -> Markup:
+    """A figure as it is read, with the number itself behind it; "–" for None."""
     if value is None:
-        return "–"
-    return f"{value:{sign if round(value, digits) else ''}.{digits}f}".replace("-", "−")
+        return Markup("–")
+    return Markup('<data value="{}">{}</data>').format(repr(float(value)), labels.figure(value, unit, sign))
 
 
 def versions(receipts: Mapping[str, Mapping]) -> str:
@@ -201,3 +232,6 @@ def versions(receipts: Mapping[str, Mapping]) -> str:
         return ""
     newest = max(receipts.values(), key=lambda receipt: receipt["finished"])
     return f"Python {newest['python']}, " + ", ".join(f"{name} {v}" for name, v in newest["versions"].items())
+
+
+TEMPLATES.filters["data"] = data

@@ -1,7 +1,5 @@
 """One plotting style, one function a picture; every axis is named."""
 
-import base64
-import io
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -237,42 +235,3 @@ def bits_per_byte(per_row: dict[str, list[float]]) -> Figure | None:
     axis.set(ylabel="bits per byte of held-out papers", xlabel="model")
     axis.set_xticks(range(len(per_row)), list(per_row))
     return made
-
-
-def forest(comparisons: list[dict], unit: str) -> Figure:
-    """Differences with their 95 % intervals; an interval across the line at 0 shows no difference."""
-    made, (axis,) = figure(figsize=(8, 1.0 + 0.6 * max(1, len(comparisons))))
-    comparisons = [c for c in comparisons if c["low"] is not None]
-    for place, c in enumerate(reversed(comparisons)):
-        colour = GREY if c["low"] <= 0 <= c["high"] else BLUE
-        axis.plot([c["low"], c["high"]], [place, place], color=colour, linewidth=2)
-        axis.plot(c["mean_difference"], place, "o", color=colour)
-    axis.axvline(0, color="black", linewidth=1)
-    names = [f"{c['a']} − {c['b']}\nn = {c['n']} {c['items']}" for c in reversed(comparisons)]
-    axis.set_yticks(range(len(comparisons)), names)
-    axis.locator_params(axis="x", nbins=6)
-    axis.set(xlabel=f"difference in {unit}, with 95 % interval", ylim=(-0.6, max(1, len(comparisons)) - 0.4))
-    return made
-
-
-def heat(scores: dict[str, dict[str, float]]) -> Figure:
-    """Rubric score of every question (columns) under every model (rows)."""
-    rows, columns = list(scores), list(next(iter(scores.values()), {}))
-    made, (axis,) = figure(figsize=(9, 0.9 + 0.5 * len(rows)))
-    grid = np.array([[scores[r].get(c, np.nan) for c in columns] for r in rows], dtype=float).reshape(len(rows), -1)
-    shown = axis.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    axis.grid(False)
-    axis.set_xticks(range(len(columns)), columns)
-    axis.set_yticks(range(len(rows)), rows)
-    for y, x in np.argwhere(~np.isnan(grid)):
-        axis.text(x, y, f"{grid[y, x]:.2f}", ha="center", va="center", color="white" if grid[y, x] < 0.6 else "black")
-    axis.set(xlabel="question")
-    made.colorbar(shown, ax=axis, label="rubric score")
-    return made
-
-
-def png(picture: Figure) -> str:
-    """The figure as base64 PNG, to be embedded in a page."""
-    buffer = io.BytesIO()
-    picture.savefig(buffer, format="png", dpi=110)
-    return base64.b64encode(buffer.getvalue()).decode()

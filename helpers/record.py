@@ -76,7 +76,7 @@ def summary(recorded: Path = RECORDED) -> str:
 def rows_table(scores: dict) -> list[str]:
     lines = ["| model | rubric score (0–1) | bits per byte, held-out papers | words an answer |", "|---|--:|--:|--:|"]
     for name, row in scores["rows"].items():
-        rubric, bits = measured(row["rubric"], 3), measured(row["bits_per_byte"], 4)
+        rubric, bits = measured(row["measures"].get("rubric"), 3), measured(row["measures"].get("bits_per_byte"), 4)
         words = number((row["answers"] or {}).get("words_mean"), 0)
         lines.append(f"| `{name}` | {rubric} | {bits} | {words} |")
     return lines

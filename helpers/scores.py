@@ -3,51 +3,80 @@
 {
   "criteria_hash": sha256 of the rubrics,
   "questions": {"n": 10, "graded": ["Q001", …], "not_graded": […]},
+  "declaration": {what `declaration.declare` returns, "kept": true, false, or null where none was recorded},
   "rows": {"base_4bit": {
-      "rubric": {"mean": 0 to 1 (clipped), "n": 10} or None,
-      "answers": {"n", "missing": [ids], "truncated", "empty", "words_mean", "seconds_total", "seconds_mean"} or None,
       "questions": [{"id", "category", "difficulty", "score": None if not graded, "met": [criterion ids],
-                     "evidence": {criterion id: sentence}, "words", "time_seconds", "truncated", "empty"}],
-      "bits_per_byte": {"mean", "n": papers, "papers": {paper_id: bits per byte}} or None}, …},
-  "comparisons": [{"instrument", "a", "b", and the fields of helpers.comparison.Comparison}],
-  "skipped": [{"what": "full − base_bf16", "instrument", "reason"}],
-  "conclusion": one sentence
+                     "evidence": {criterion id: sentence}, "sampled": [score of each sample], "words", "time_seconds",
+                     "truncated", "empty", "truncated_in_thought"}],
+      "answers": {"n", "missing": [ids], "truncated", "empty", "truncated_in_thought", "words_mean", "seconds_total",
+                  "seconds_mean", "samples", "sampled_truncated", "sampled_empty", "sampled_truncated_in_thought"}
+                 or None,
+      "measures": {instrument: {"mean", "low", "high", "n", "clusters", "chance", "method", "items": {item: value}}},
+                  an instrument that was not measured is absent}, …},
+  "comparisons": [{"instrument", "a", "b", "role", and the fields of helpers.comparison.Comparison}],
+  "skipped": [{"what": "full − base_bf16", "instrument": its name or "all", "reason"}],
+  "seeds": [{"method", "instrument", "n", "differences": {seed: mean}, "question_variance", "seed_variance",
+             "standard_error"}], [] with one seed,
+  "verdict": {"code", "headline", "sentences"},
+  "conclusion": the headline
 }
 
 Nothing is rounded: every number follows from the answers, the items and the questions.
 """
 
 import math
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from helpers.comparison import Comparison, compare, headline
+from helpers import declaration, repeats, verdict
+from helpers.comparison import Comparison, compare, corrected
 from helpers.errors import CourseError
-from helpers.scoring import criteria_hash, grade, mean_score
+from helpers.items import context, values
+from helpers.measures import INSTRUMENTS, mean, measure
+from helpers.scoring import criteria_hash, grade
 
-ROWS = ("base_4bit", "base_bf16", "qlora", "full")
-PAIRS = (("qlora", "base_4bit"), ("full", "base_bf16"))
-INSTRUMENTS = {  # name: (what it is called, whether more is better, what it is counted in)
-    "rubric": ("rubric score", True, "questions"),
-    "bits_per_byte": ("held-out bits per byte", False, "papers"),
-}
+ROWS = ("base_4bit", "base_bf16", "base_rag", "base_aa", "qlora", "full", "placebo_qlora")
+BASES = {"qlora": "base_4bit", "full": "base_bf16"}
+PAIRS = (
+    *BASES.items(),
+    ("qlora", "placebo_qlora"),
+    ("placebo_qlora", "base_4bit"),
+    ("base_bf16", "base_4bit"),
+    ("base_rag", "base_4bit"),
+    ("qlora", "base_rag"),
+    ("base_aa", "base_4bit"),
+)
+SITS = {"base_rag": ("recall", "transfer", "rubric", "rubric_sampled"), "base_aa": ("rubric_sampled",)}
 
 
 def score(
-    results: dict[str, list[dict]], questions: list[dict], items: dict[str, list[dict]], *, seed: int = 42
+    results: Mapping[str, list[dict]],
+    questions: Sequence[dict],
+    items: Mapping[str, list[dict]],
+    *,
+    seed: int = 42,
+    probes: Sequence[dict] = (),
+    declared: str | None = None,
 ) -> dict:
     """The dict described above.
 
-    `results`: per row the answers (the seed's keys `id question response time_seconds` …, ours `finish_reason`);
-    `items`: per row {"instrument": "bits_per_byte", "item": paper_id, "nll": nats, "bytes": int}, other instruments
-    ignored. A row without answers or items is skipped and named.
+    `results`: per row the answers (the seed's keys `id question response time_seconds` …, ours `finish_reason`,
+    `thinking`, `samples`); `items`: per row {"instrument", "item"} with {"scores", "bytes", "answer", "paper_id"} of
+    a choice or {"nll", "bytes"} of a text. A row without answers or items is skipped and named. `seed`: of the random
+    sign patterns, and of the trainings that name none. `probes`: data/probes.json, and `declared`: the hash that the
+    declaration about them had before training.
 
     Raises CourseError if answers belong to other questions, or an item's numbers are impossible.
     """
     names = [row for row in dict.fromkeys([*ROWS, *results, *items]) if results.get(row) or items.get(row)]
-    rows = {row: score_row(row, results.get(row) or [], questions, items.get(row) or []) for row in names}
-    comparisons, skipped = compare_rows(rows, seed)
+    known = context(items)
+    rows = {row: score_row(row, results.get(row) or [], questions, items.get(row) or [], known) for row in names}
+    comparisons, skipped = compare_rows(rows, known, seed) if rows else ([], [])
     graded = [question["id"] for question in questions if question.get("criteria")]
+    said = declaration.declare(criteria_hash(questions), probes)
+    said["kept"] = None if declared is None else declared == said["hash"]
+    seeds = split_seeds(rows, known, seed)
+    found = verdict.conclude(comparisons, rows, skipped=skipped, seeds=seeds, kept=said["kept"])
     return {
         "criteria_hash": criteria_hash(questions),
         "questions": {
@@ -55,31 +84,32 @@ def score(
             "graded": graded,
             "not_graded": [question["id"] for question in questions if question["id"] not in graded],
         },
+        "declaration": said,
         "rows": rows,
-        "comparisons": [
-            {"instrument": instrument, "a": a, "b": b, **asdict(comparison)}
-            for (instrument, a, b), comparison in comparisons.items()
-        ],
+        "comparisons": comparisons,
         "skipped": skipped,
-        "conclusion": conclusion(list(comparisons.values()), skipped),
+        "seeds": seeds,
+        "verdict": found,
+        "conclusion": found["headline"],
     }
 
 
-def score_row(row: str, answers: list[dict], questions: list[dict], items: list[dict]) -> dict:
+def score_row(row: str, answers: list[dict], questions: Sequence[dict], items: list[dict], known: dict) -> dict:
     """One row's part of the dict."""
     by_id = answers_by_id(row, answers, questions)
     graded = [grade_answer(by_id[question["id"]], question) for question in questions if question["id"] in by_id]
-    scored = [one["score"] for one in graded if one["score"] is not None]
-    papers = bits_per_byte(row, items)
+    found = values(row, items) | {
+        "rubric": {one["id"]: one["score"] for one in graded if one["score"] is not None},
+        "rubric_sampled": {one["id"]: mean(one["sampled"]) for one in graded if one["sampled"]},
+    }
     return {
-        "rubric": {"mean": mean_score(scored), "n": len(scored)} if scored else None,
-        "answers": count_answers(graded, questions) if graded else None,
         "questions": graded,
-        "bits_per_byte": {"mean": mean(papers.values()), "n": len(papers), "papers": papers} if papers else None,
+        "answers": count_answers(graded, list(by_id.values()), questions) if graded else None,
+        "measures": {name: measure(name, found[name], known) for name in INSTRUMENTS if found.get(name)},
     }
 
 
-def answers_by_id(row: str, answers: list[dict], questions: list[dict]) -> dict[str, dict]:
+def answers_by_id(row: str, answers: list[dict], questions: Sequence[dict]) -> dict[str, dict]:
     """The answers of one row, each to a question that we still ask in the same words.
 
     Raises CourseError for an unknown or changed question, or two answers to one.
@@ -102,6 +132,7 @@ def grade_answer(answer: dict, question: dict) -> dict:
     """One entry of a row's "questions"."""
     response = answer.get("response") or ""
     graded = grade(response, question)
+    sampled = [grade(one["response"], question).score for one in answer.get("samples") or []]
     return {
         "id": question["id"],
         "category": question["category"],
@@ -109,87 +140,125 @@ def grade_answer(answer: dict, question: dict) -> dict:
         "score": graded.score,
         "met": graded.met,
         "evidence": graded.evidence,
+        "sampled": [one for one in sampled if one is not None],
         "words": len(response.split()),
         "time_seconds": answer.get("time_seconds"),
-        "truncated": answer.get("finish_reason") == "length",
-        "empty": not response.strip(),
+        **failures(answer),
     }
 
 
-def count_answers(graded: list[dict], questions: list[dict]) -> dict:
+def failures(answer: dict) -> dict[str, bool]:
+    """How an answer or a sample failed: cut, empty, or cut before its thought ended."""
+    truncated, empty = answer.get("finish_reason") == "length", not (answer.get("response") or "").strip()
+    thought = truncated and empty and bool(answer.get("thinking"))
+    return {"truncated": truncated, "empty": empty, "truncated_in_thought": thought}
+
+
+def count_answers(graded: list[dict], answers: list[dict], questions: Sequence[dict]) -> dict:
     """Lengths, times and failures of one row; truncated and empty answers are in the scores as they are."""
     seconds = [one["time_seconds"] for one in graded if one["time_seconds"] is not None]
     answered = {one["id"] for one in graded}
+    samples = [failures(sample) for answer in answers for sample in answer.get("samples") or []]
+    kinds = ("truncated", "empty", "truncated_in_thought")
     return {
         "n": len(graded),
         "missing": [question["id"] for question in questions if question["id"] not in answered],
-        "truncated": sum(one["truncated"] for one in graded),
-        "empty": sum(one["empty"] for one in graded),
+        **{kind: sum(one[kind] for one in graded) for kind in kinds},
         "words_mean": mean(one["words"] for one in graded),
         "seconds_total": math.fsum(seconds) if seconds else None,
         "seconds_mean": mean(seconds) if seconds else None,
+        "samples": len(samples),
+        **{f"sampled_{kind}": sum(one[kind] for one in samples) for kind in kinds},
     }
 
 
-def bits_per_byte(row: str, items: list[dict]) -> dict[str, float]:
-    """Per paper: Σ nll / ln 2 / Σ bytes, with nll in nats over the paper's UTF-8 bytes; the tokenizer cancels out
-    (Gao et al. 2020, "The Pile", section 3.1).
-
-    Raises CourseError for a paper without bytes or with an nll that is negative or not a number.
-    """
-    nats, size = defaultdict(list), defaultdict(int)
-    for item in items:
-        if item.get("instrument") == "bits_per_byte":
-            if not (math.isfinite(item["nll"]) and item["nll"] >= 0 and item["bytes"] > 0):
-                raise CourseError(
-                    f"{row}: paper {item['item']} has nll {item['nll']} over {item['bytes']} bytes",
-                    "run its test stage again",
-                )
-            nats[str(item["item"])].append(item["nll"])
-            size[str(item["item"])] += item["bytes"]
-    return {paper: math.fsum(nll) / math.log(2) / size[paper] for paper, nll in nats.items()}
-
-
-def compare_rows(rows: dict, seed: int) -> tuple[dict[tuple[str, str, str], Comparison], list[dict]]:
-    """Every pair on every instrument over the items both have, and what could not be compared, with the reason."""
-    comparisons, skipped = {}, []
+def compare_rows(rows: dict, known: dict, seed: int) -> tuple[list[dict], list[dict]]:
+    """Every pair on every instrument over the items both have, Holm's correction in the declared family, and what
+    could not be compared, with the reason."""
+    found, skipped = {}, []
+    measured = {name for row in rows.values() for name in row["measures"]}
     for a, b in PAIRS:
-        for instrument, (title, higher_is_better, unit) in INSTRUMENTS.items():
-            ours, theirs = measured(rows.get(a), instrument), measured(rows.get(b), instrument)
-            shared = [item for item in ours if item in theirs]
-            if not shared:
-                lacking = " and ".join(row for row, values in ((a, ours), (b, theirs)) if not values)
-                reason = f"no {unit} scored for {lacking}" if lacking else f"they share no {unit}"
+        if missing := [row for row in (a, b) if row not in rows]:
+            reason = " and ".join(missing) + (" was" if len(missing) == 1 else " were") + " not tested"
+            skipped.append({"what": f"{a} − {b}", "instrument": "all", "reason": reason})
+            continue
+        for instrument in (name for name in INSTRUMENTS if name in measured and sits(name, a, b)):
+            values_a, values_b, reason = shared(rows, a, b, instrument)
+            if reason:
                 skipped.append({"what": f"{a} − {b}", "instrument": instrument, "reason": reason})
+            else:
+                found[instrument, a, b] = compare_pair(values_a, values_b, (instrument, a, b), known, seed)
+    family = [place for place in declaration.FAMILY if place in found]
+    size = len(declaration.FAMILY)
+    found |= dict(zip(family, corrected([found[place] for place in family], size), strict=True))
+    skipped += [
+        {"what": "every pair", "instrument": name, "reason": "no model was measured on it"}
+        for name in INSTRUMENTS
+        if name not in measured
+    ]
+    return [
+        {"instrument": place[0], "a": place[1], "b": place[2], "role": declaration.role(*place), **asdict(one)}
+        for place, one in found.items()
+    ], skipped
+
+
+def sits(instrument: str, *pair: str) -> bool:
+    """Whether both rows of a pair are asked this."""
+    return all(instrument in SITS.get(row, INSTRUMENTS) for row in pair)
+
+
+def shared(rows: dict, a: str, b: str, instrument: str) -> tuple[dict, dict, str]:
+    """Both rows' values of the items that both have, and the reason if there are none."""
+    ours, theirs = (scored(rows, row, instrument) for row in (a, b))
+    both, unit = [item for item in ours if item in theirs], INSTRUMENTS[instrument].unit
+    lacking = " and ".join(row for row, found in ((a, ours), (b, theirs)) if not found)
+    reason = f"no {unit} scored for {lacking}" if lacking else f"they share no {unit}"
+    return {i: ours[i] for i in both}, {i: theirs[i] for i in both}, "" if both else reason
+
+
+def scored(rows: dict, row: str, instrument: str) -> dict[str, float]:
+    """{item: value}; {} where the row was not measured."""
+    return rows[row]["measures"].get(instrument, {"items": {}})["items"]
+
+
+def compare_pair(ours: dict, theirs: dict, place: tuple[str, str, str], known: dict, seed: int) -> Comparison:
+    """`comparison.compare` of two rows on one instrument, items of one paper together."""
+    instrument, a, b = place
+    title, higher_is_better, unit = INSTRUMENTS[instrument]
+    return compare(
+        ours,
+        theirs,
+        name=f"{title}, {a} − {b}",
+        higher_is_better=higher_is_better,
+        seed=seed,
+        items=unit,
+        clusters=papers(ours, instrument, known),
+        family=len(declaration.FAMILY) if place in declaration.FAMILY else 1,
+    )
+
+
+def papers(items: Mapping[str, object], instrument: str, known: dict) -> dict[str, str]:
+    """{item: its paper}; a question is its own."""
+    return {item: known.get((instrument, item), {"paper": item})["paper"] for item in items}
+
+
+def split_seeds(rows: dict, known: dict, seed: int) -> list[dict]:
+    """The part "seeds": for every method trained more than once, each instrument that all its trainings sat."""
+    found = []
+    for method, base in BASES.items():
+        trained = repeats.trainings(rows, method, seed)
+        if len(trained) < 2 or base not in rows:
+            continue
+        for instrument in INSTRUMENTS:
+            every = [scored(rows, row, instrument) for row in (base, *trained.values())]
+            both = [item for item in every[0] if all(item in one for one in every)]
+            clusters = papers(both, instrument, known)
+            if len(set(clusters.values())) < 2:
                 continue
-            comparisons[instrument, a, b] = compare(
-                {item: ours[item] for item in shared},
-                {item: theirs[item] for item in shared},
-                name=f"{title}, {a} − {b}",
-                higher_is_better=higher_is_better,
-                seed=seed,
-                items=unit,
-            )
-    return comparisons, skipped
-
-
-def measured(row: dict | None, instrument: str) -> dict[str, float]:
-    """{item: score} of one row on one instrument; {} if it was not measured."""
-    if row is None:
-        return {}
-    if instrument == "rubric":
-        return {one["id"]: one["score"] for one in row["questions"] if one["score"] is not None}
-    return row[instrument]["papers"] if row[instrument] else {}
-
-
-def conclusion(comparisons: list[Comparison], skipped: list[dict]) -> str:
-    """The headline, and which pairs it could not speak of."""
-    left_out = list(dict.fromkeys(one["what"] for one in skipped))
-    compared = {c.name.rpartition(", ")[2] for c in comparisons}
-    left_out = [what for what in left_out if what not in compared]
-    return headline(comparisons) + (f" Not compared: {', '.join(left_out)}." if left_out else "")
-
-
-def mean(values) -> float:
-    values = list(values)
-    return math.fsum(values) / len(values)
+            differences = {
+                number: {item: one[item] - every[0][item] for item in both}
+                for number, one in zip(trained, every[1:], strict=True)
+            }
+            split = repeats.split(differences, clusters)
+            found.append({"method": method, "instrument": instrument, "n": len(both), **split})
+    return found

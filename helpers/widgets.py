@@ -1,7 +1,7 @@
 """Things to try in JupyterLab; in a rendered report each says in words what is missing."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import ipywidgets
@@ -10,6 +10,7 @@ from IPython.display import HTML, display
 from helpers import harvest, tables
 from helpers.errors import CourseError
 from helpers.papers import Paper
+from helpers.results import answered
 
 if TYPE_CHECKING:
     from helpers.exam import Candidate
@@ -48,6 +49,26 @@ def query_box(settings: "Settings", papers: Iterable[Paper], online: bool) -> ip
         return tables.table(tables.papers(found[:8]))
 
     return box('"lupus nephritis"[ti] AND mice', "Look", look, "try a query of your own")
+
+
+def answer_browser(scores: Mapping, questions: Iterable[Mapping], results: Mapping) -> ipywidgets.VBox | HTML:
+    """A list of the questions; choosing one shows what every model answered, its score and what earned it.
+
+    Under the runner there is nobody to choose: the report's first page has the same answers behind each question.
+    """
+    if "COURSE_EXECUTION" in os.environ:
+        return HTML("<p>In JupyterLab a list of the questions appears here; the report has the same answers.</p>")
+    asked = {question["id"]: question for question in questions}
+    menu = ipywidgets.Dropdown(options=[(f"{id}: {q['question']}", id) for id, q in asked.items()])
+    menu.layout.width = "95%"
+    shown = ipywidgets.HTML()
+
+    def choose(_: object) -> None:
+        shown.value = tables.table(answered(scores, asked[menu.value], results)).data
+
+    menu.observe(choose, names="value")
+    choose(None)
+    return ipywidgets.VBox([menu, shown])
 
 
 def box(hint: str, action: str, respond: Callable[[str], HTML], purpose: str) -> ipywidgets.VBox | HTML:

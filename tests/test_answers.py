@@ -20,14 +20,20 @@ def speaker(tmp_path_factory):
     return models.load(folder, "float32"), models.load_tokenizer(folder)
 
 
+@pytest.fixture(autouse=True)
+def ten_together(monkeypatch):
+    """Two batches of the thirteen questions."""
+    monkeypatch.setitem(answers.TOGETHER, "cpu", 10)
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """The prompts that `generate` was given, batch by batch."""
     batches, generate = [], answers.generate
 
-    def counted(model, tokenizer, prompts, *rest):
+    def counted(model, tokenizer, prompts, *rest, **how):
         batches.append(prompts)
-        return generate(model, tokenizer, prompts, *rest)
+        return generate(model, tokenizer, prompts, *rest, **how)
 
     monkeypatch.setattr(answers, "generate", counted)
     return batches
@@ -206,10 +212,10 @@ def test_every_batch_is_noted_before_the_next_and_not_asked_again(speaker, tmp_p
     asked.clear()
     generate = answers.generate
 
-    def killed_at_the_second(*args):
+    def killed_at_the_second(*args, **how):
         if asked:
             raise KeyboardInterrupt
-        return generate(*args)
+        return generate(*args, **how)
 
     monkeypatch.setattr(answers, "generate", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
@@ -263,9 +269,25 @@ def test_force_asks_again_and_the_newest_answer_counts(speaker, tmp_path, asked,
 
 def test_an_empty_answer_is_an_answer(speaker, tmp_path, asked, monkeypatch):
     empty = {"response": "", "thinking": "", "finish_reason": "stop", "tokens": 0}
-    monkeypatch.setattr(answers, "generate", lambda model, tokenizer, prompts, *_: [empty] * len(prompts))
+    monkeypatch.setattr(answers, "generate", lambda model, tokenizer, prompts, *_, **how: [empty] * len(prompts))
     rows = ask(speaker, tmp_path / "notes.jsonl")
     assert len(rows) == len(QUESTIONS) and {row["response"] for row in rows} == {""}
     assert files.read_jsonl(tmp_path / "notes.jsonl")[0]["tokens"] == 0
     monkeypatch.undo()
     assert ask(speaker, tmp_path / "notes.jsonl") == rows, "and not asked for again"
+
+
+def test_a_reasoning_model_answers_once_more_aloud(speaker, tmp_path):
+    model, plain = speaker
+    thoughtful = tiny.byte_tokenizer(tiny.CHATML + "{% if add_generation_prompt %}<think>\n{% endif %}{# </think> #}")
+    aloud = answers.ask(
+        model, thoughtful, QUESTIONS[:2], row="r1", identity="m", max_new_tokens=6, notes=tmp_path / "n"
+    )
+    for row in aloud:
+        assert row["aloud"].keys() == {"response", "thinking", "finish_reason", "tokens"}
+        assert (row["aloud"]["response"], row["aloud"]["finish_reason"]) == ("", "length"), "cut within its thought"
+        assert row["aloud"]["thinking"] and row["thinking"] == ""
+    quiet = answers.ask(
+        model, plain, QUESTIONS[:2], row="plain", identity="m", max_new_tokens=6, notes=tmp_path / "p"
+    )
+    assert not any("aloud" in row for row in quiet)

@@ -8,7 +8,20 @@ import tiny
 import torch
 from peft import LoraConfig
 
-from helpers import changes, exam, files, instruments, models, papers, paths, planner, trainable, training, tuning
+from helpers import (
+    changes,
+    exam,
+    files,
+    instruments,
+    items,
+    models,
+    papers,
+    paths,
+    planner,
+    trainable,
+    training,
+    tuning,
+)
 from helpers.errors import CourseError
 from helpers.paths import Folders, base_model
 from helpers.stages import stage_of
@@ -155,8 +168,9 @@ def test_controls_sit_the_exam_too(open_stage):
     exam.answer(candidate, QUESTIONS)
     measured = exam.measure(candidate)
     assert list(measured) == ["base_4bit", "base_rag", "qlora", "placebo_qlora"]
-    assert set(instruments.values(measured["base_rag"])) == {"recall", "transfer"}
-    assert instruments.values(measured["placebo_qlora"]).keys() == instruments.values(measured["qlora"]).keys()
+    assert set(items.values("base_rag", measured["base_rag"])) == {"recall", "transfer"}
+    names = [items.values(row, measured[row]).keys() for row in ("qlora", "placebo_qlora")]
+    assert names[0] == names[1]
     again = files.read_json(stage.folders.results("base_aa"))
     seed = candidate.settings.SEED
     with candidate.sitting("base_4bit") as model:
@@ -196,7 +210,7 @@ def test_texts_that_chose_the_checkpoint_do_not_test_it(adapted, capsys, instrum
     assert "left out" not in capsys.readouterr().out
     set_chosen_by(adapted, [chosen])
     assert exam.measure(adapted) == {
-        row: [one for one in items if one["item"] != chosen] for row, items in everything.items()
+        row: [one for one in measured if one["item"] != chosen] for row, measured in everything.items()
     }
     texts = sum(one["instrument"] == instrument for one in everything["qlora"])
     said = f"1 of {texts} texts of {instrument} chose the checkpoint and are left out\n"
@@ -213,7 +227,7 @@ def test_the_untouched_model_is_asked_and_reads_no_papers(open_stage):
     place = stage.folders.results("base_4bit")
     assert place.name == "results_baseline.json" and place.exists()
     measured = exam.measure(candidate)
-    assert set(instruments.values(measured["base_4bit"])) == {"cloze", "general_bits"}
+    assert set(items.values("base_4bit", measured["base_4bit"])) == {"cloze", "general_bits"}
     assert not stage.folders.items.exists(), "notebook 5 measures it again, beside the adapter"
 
 
@@ -290,10 +304,10 @@ def test_only_models_that_were_examined_are_evidence(open_stage):
     for name in ("base_4bit", "base_rag", "qlora", "placebo_qlora", "full", "base_bf16", "qlora_s43"):
         files.write_json(stage.folders.results(name), [{"model": name}])
         files.write_jsonl(stage.folders.items_of(name), [{"row": name}])
-    results, items = exam.evidence(stage)
+    results, found = exam.evidence(stage)
     examined = ["base_4bit", "base_rag", "qlora", "placebo_qlora"]
     assert results == {name: [{"model": name}] for name in examined}
-    assert items == {name: [{"row": name}] for name in examined}, "what an earlier run left does not count"
+    assert found == {name: [{"row": name}] for name in examined}, "what an earlier run left does not count"
 
 
 # small parts

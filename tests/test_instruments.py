@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from helpers import chat, files, held_out, instruments, likelihood, models, questions
+from helpers import chat, files, held_out, instruments, items, likelihood, models, questions
 from helpers.errors import CourseError
 from helpers.leaks import word_runs
 
@@ -29,8 +29,8 @@ def speaker(tmp_path_factory):
     return models.load(folder, "float32"), models.load_tokenizer(folder)
 
 
-def measure(speaker, notes, items=TEXTS + CHOICES, length=64, identity="model"):
-    return instruments.measure(*speaker, items, row="base", identity=identity, max_length=length, notes=notes)
+def measure(speaker, notes, asked=TEXTS + CHOICES, length=64, identity="model"):
+    return instruments.measure(*speaker, asked, row="base", identity=identity, max_length=length, notes=notes)
 
 
 def test_bits_per_byte_are_the_models_own_surprise(speaker, tmp_path):
@@ -44,7 +44,7 @@ def test_bits_per_byte_are_the_models_own_surprise(speaker, tmp_path):
             mean = model(labels, labels=labels).loss.item()
         assert one["nll"] == pytest.approx(mean * len(ids), rel=1e-5)
         assert one["bytes"] == len(tokenizer.decode(ids).encode())
-        assert instruments.value(one) == pytest.approx(one["nll"] / one["bytes"] / math.log(2))
+        assert items.bits_per_byte("a row", one) == pytest.approx(one["nll"] / one["bytes"] / math.log(2))
 
 
 def test_a_model_that_knows_nothing_takes_all_its_bits(speaker, tmp_path):
@@ -72,7 +72,7 @@ def test_options_are_scored_as_likelihood_scores_them(speaker, tmp_path):
     ],
 )
 def test_the_choice_is_the_option_most_probable_per_byte(scores, sizes, answer, right):
-    assert instruments.value({"scores": scores, "bytes": sizes, "answer": answer}) == right
+    assert items.right("a row", {"item": "P", "scores": scores, "bytes": sizes, "answer": answer}) == right
 
 
 def test_the_table_counts_items_and_papers_and_says_what_guessing_gives(speaker, tmp_path):
@@ -81,7 +81,7 @@ def test_the_table_counts_items_and_papers_and_says_what_guessing_gives(speaker,
     assert (bits["items"], bits["papers"], bits["chance"]) == (6, 6, "")
     assert (recall["items"], recall["papers"], recall["chance"]) == (8, 4, "38%")
     assert bits["base_4bit"] == bits["qlora"] and recall["qlora"] == ""
-    right = sum(map(instruments.value, measured["base_4bit"][6:]))
+    right = sum(instruments.of(measured, "recall")["base_4bit"])
     assert recall["base_4bit"] == f"{right / 8:.1%}"
 
 
@@ -159,7 +159,7 @@ def test_the_untouched_model_knows_what_the_guard_asks(tmp_path):
     asked = [item for item in instruments.of_the_guard(60) if item["instrument"] == "cloze"]
     model = models.load(tiny.embedded(), "auto")
     measured = measure((model, tiny.embedded_tokenizer()), tmp_path / "notes.jsonl", asked)
-    right = sum(map(instruments.value, measured))
+    right = sum(instruments.of({"base": measured}, "cloze")["base"])
     assert right > 30, f"{right:.0f} of 60: twice chance is far beyond what guessing gives (p < 1e-4)"
 
 

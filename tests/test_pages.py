@@ -1,22 +1,32 @@
 """Pages: one file each, no network, no script, every text escaped."""
 
 import base64
-import copy
 import io
+import itertools
+import math
+import os
 import re
+import shutil
+import subprocess
 
 import matplotlib
 import nbformat
+import numpy as np
 import pytest
+from lxml import html
 from matplotlib.figure import Figure
+from scipy import stats
 
-from helpers import pages
+from helpers import labels, pages, results, scoring
 from helpers.paths import ROOT, Folders
+from helpers.scores import score
 from helpers.stages import STAGES
+from helpers.topics import load_topic
+from tests import experiment
 
 matplotlib.use("agg")
 
-LOADS = re.compile(r"<(?:script|link|iframe|object|embed)\b|(?:src|srcset)=\"(?!data:)|url\((?!data:)|@import")
+LOADS = re.compile(r"<(?:script|link|iframe|object|embed)\b|(?:src|srcset)=\"(?!data:)|url\((?!data:|#)|@import")
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 
 
@@ -93,46 +103,6 @@ def test_both_ends_of_the_course_have_pages(tmp_path):
         assert ("← " in text) != (" →" in text) and f"{stage.number} · {stage.title}" in text
 
 
-SCORES = {
-    "rows": {
-        "base_4bit": {
-            "rubric": {"mean": 0.25, "n": 10},
-            "answers": {"n": 10, "truncated": 3, "empty": 1, "words_mean": 70.4, "seconds_mean": 2.5},
-            "bits_per_byte": {"mean": 1.23456, "n": 40, "papers": {}},
-        },
-        "full": {"rubric": None, "answers": None, "bits_per_byte": None},
-    },
-    "comparisons": [
-        {
-            "instrument": "bits_per_byte",
-            "a": "qlora",
-            "b": "base_4bit",
-            "n": 40,
-            "items": "papers",
-            "mean_difference": -0.0512,
-            "low": -0.07,
-            "high": -0.03,
-            "p_value": 0.001,
-            "minimum_detectable_effect": 0.01,
-            "verdict": "better",
-        },
-        {
-            "instrument": "rubric",
-            "a": "qlora",
-            "b": "base_4bit",
-            "n": 2,
-            "items": "questions",
-            "mean_difference": 0.5,
-            "low": None,
-            "high": None,
-            "p_value": None,
-            "minimum_detectable_effect": None,
-            "verdict": "too few items to decide",
-        },
-    ],
-    "skipped": [{"what": "full − base_bf16", "instrument": "rubric", "reason": f"full has no questions {EVIL}"}],
-    "conclusion": f"rubric: no measurable difference (n = 10; less would go unseen); papers: better (n = 40). {EVIL}",
-}
 RECEIPT = {
     "status": "done",
     "reason": "",
@@ -156,45 +126,312 @@ RECEIPTS = {
         },
         "counts": {"found": 50, "kept": 29, "rows": 72, "held_out": 9},
     },
-    STAGES[3].name: RECEIPT | {"tokens": 1200, "train_seconds": 30},
+    STAGES[3].name: RECEIPT
+    | {
+        "tokens": 1200,
+        "train_seconds": 30,
+        "train_peak_memory": 2**31,
+        "others": {"placebo_qlora": {"tokens": 1190, "train_seconds": 29, "train_peak_memory": 2**31}},
+    },
     STAGES[5].name: RECEIPT | {"status": "skipped", "reason": "it does not fit"},
 }
 
+TRAINING = [
+    {
+        "paper_id": "30000001",
+        "source": "PubMed",
+        "title": "Rituximab in lupus nephritis",
+        "text": "User: q\n\nAssistant: a",
+    },
+    {
+        "paper_id": "30000001",
+        "source": "PubMed",
+        "title": "Rituximab in lupus nephritis",
+        "text": "User: r\n\nAssistant: b",
+    },
+    {
+        "paper_id": "30000002",
+        "source": "PubMed",
+        "title": "A cohort",
+        "text": "User: q\n\nAssistant: Crohn's disease",
+    },
+]
+PAPERS = results.papers_on(experiment.ASKED, TRAINING, load_topic("autoimmune"))
+CONTROL = {
+    "world": {},
+    "chance": 0.125,
+    "methods": {
+        "full": {
+            run: {
+                "taught": {"accuracy": taught, "n": 80, "low": taught / 2, "high": 1.0},
+                "read": {"accuracy": taught / 3, "n": 80, "low": 0.0, "high": 0.9},
+                "tokens": 1000,
+                "seconds": 90.0,
+                "curve": [],
+                "wordings": 6,
+            }
+            for run, taught in (("base", 0.11), ("one_wording", 0.96), ("many_wordings", 0.99))
+        }
+    },
+}
+KINDS = {  # what each fixture must be called
+    "win": ({"gain": 0.4}, "better_than_placebo"),
+    "tie": ({"gain": 0.0}, "no_difference"),
+    "loss": ({"gain": -0.4}, "worse"),
+    "few": ({"gain": 0.3, "papers": 3}, "too_few"),
+    "without": ({"gain": 0.4, "rows": ("base_4bit", "base_rag", "qlora", "placebo_qlora")}, "better_than_placebo"),
+}
 
-def index(tmp_path, scores, receipts, plots=None) -> str:
-    pages.write_index(Folders("smoke"), scores, receipts, plots, tmp_path / "index.html")
-    return (tmp_path / "index.html").read_text()
+
+@pytest.fixture(scope="module")
+def made():
+    """{kind: (answers, items, scores)} of every fixture; 12 papers, so that every sign pattern can be listed."""
+    found = {}
+    for kind, (options, _) in KINDS.items():
+        answers, items = experiment.evidence(**{"papers": 12} | options)
+        found[kind] = answers, items, score(answers, experiment.ASKED, items, seed=42)
+    return found
 
 
-def test_the_index_says_what_was_found_from_what_and_at_what_cost(tmp_path):
-    text = index(tmp_path, SCORES, RECEIPTS, {"Differences": picture()})
+def index(tmp_path, scores, receipts=RECEIPTS, answers=None, **more) -> str:
+    place = tmp_path / "index.html"
+    pages.write_index(Folders("smoke"), scores, receipts, experiment.ASKED, answers or {}, PAPERS, path=place, **more)
+    return place.read_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_outcome_renders_as_what_it_is(made, tmp_path, kind):
+    answers, _, scores = made[kind]
+    assert scores["verdict"]["code"] == KINDS[kind][1]
+    text = index(tmp_path, scores, answers=answers, control=None)
+    tree = html.fromstring(text)
+    (box,) = tree.xpath("//div[contains(@class, 'verdict')]")
+    assert box.xpath("string(p[1])") == scores["verdict"]["headline"]
+    assert ("good" in box.get("class")) == KINDS[kind][1].startswith("better")
+    assert ("bad" in box.get("class")) == (kind == "loss")
+    told = tree.text_content()
+    assert ("learned facts" in told) == (KINDS[kind][1] == "better_than_placebo")
+    assert all(sentence in told for sentence in scores["verdict"]["sentences"])
+    if kind == "without":
+        assert any("full" in gap["what"] for gap in scores["skipped"])
+        assert "Not compared: full − base_bf16" in told and "it does not fit" in told
+
+
+def test_the_page_can_be_recomputed_from_the_saved_items(made, tmp_path):
+    """Every mean, count, chance and difference, and each interval and p of the few papers, from the items alone."""
+    answers, items, scores = made["win"]
+    tree = html.fromstring(index(tmp_path, scores, answers=answers))
+    measured = values_of(answers, items)
+    (table,) = tree.xpath("//table[contains(@class, 'scores')]")
+    titles = [labels.instrument(name).title for name in results.measured(scores)]
+    assert table.xpath("thead/tr[2]/th/text()")[1:] == titles
+    rows = {tr.xpath("string(th)"): tr.xpath("td") for tr in table.xpath("tbody/tr")}
+    checked = 0
+    for row, mine in measured.items():
+        for name, cell in zip(results.measured(scores), rows[labels.model(row)], strict=True):
+            if name not in mine:
+                assert cell.text_content() == "–"
+                continue
+            value, paper, chance = mine[name]
+            numbers, count = (
+                shown(cell),
+                [len(value)] + [len(set(paper.values()))] * (len(set(paper.values())) != len(value)),
+            )
+            mean = np.mean(list(value.values()))
+            assert numbers[0] == pytest.approx(mean, abs=1e-9) and numbers[3:] == count
+            assert numbers[1] <= mean <= numbers[2]
+            saved = scores["rows"][row]["measures"][name]
+            assert saved["mean"] == pytest.approx(mean, abs=1e-9) and saved["items"] == pytest.approx(value, abs=1e-9)
+            assert saved["chance"] == (None if chance is None else pytest.approx(chance, abs=1e-9))
+            if chance is not None and len(count) == 1:
+                z, n = stats.norm.ppf(0.975), len(value)
+                middle, half = mean + z**2 / 2 / n, z * math.sqrt(mean * (1 - mean) / n + z**2 / 4 / n**2)
+                bounds = [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
+                assert numbers[1:3] == pytest.approx(bounds, abs=1e-9)
+            checked += 1
+    assert checked == sum(len(mine) for mine in measured.values()) > 40
+
+    found = {
+        (tr.xpath("string(th/text())"), tr.xpath("string(td[1])")): [shown(td) for td in tr.xpath("td")[1:]]
+        for table in tree.xpath("//table[contains(@class, 'differences')]")
+        for tr in table.xpath("tbody/tr")
+    }
+    assert len(found) == len(scores["comparisons"])
+    for c in scores["comparisons"]:
+        name, a, b = c["instrument"], measured[c["a"]], measured[c["b"]]
+        (difference, low, high), p, _, count, turned, _ = found[labels.pair(c), labels.instrument(name).title]
+        each = {item: value - b[name][0][item] for item, value in a[name][0].items() if item in b[name][0]}
+        paper = a[name][1]
+        assert difference == pytest.approx(np.mean(list(each.values())), abs=1e-9)
+        assert count[0] == len(each) and count[-1] == len({paper[item] for item in each})
+        if a[name][2] is not None:
+            gained, lost = (sum(side * d > 0 for d in each.values()) for side in (1, -1))
+            assert turned == [gained, lost]
+            test = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+            assert c["p_mcnemar"] == pytest.approx(test, abs=1e-9)
+        if count[-1] <= 12:
+            assert [low, high, p[0]] == pytest.approx(sign_flips(each, paper), abs=1e-9), c["name"]
+    family = sorted(
+        (c for c in scores["comparisons"] if c["role"] in ("primary", "family")), key=lambda c: c["p_value"]
+    )
+    holm = list(itertools.accumulate((min(1, (3 - k) * c["p_value"]) for k, c in enumerate(family)), max))
+    assert len(family) == 3 and [c["p_holm"] for c in family] == pytest.approx(holm, abs=1e-9)
+
+
+def values_of(answers, items) -> dict:
+    """{row: {instrument: ({item: value}, {item: paper}, chance)}} by arithmetic alone; answers by the rubric."""
+    found = {row: {} for row in {**answers, **items}}
+    for row, lines in items.items():
+        for line in lines:
+            value, paper, guess = found[row].setdefault(line["instrument"], ({}, {}, []))
+            paper[line["item"]] = line["paper_id"] if "scores" in line else line["item"]
+            if "scores" in line:
+                by_byte = np.array(line["scores"]) / np.array(line["bytes"])
+                value[line["item"]] = float(by_byte.argmax() == line["answer"])
+                guess.append(1 / len(by_byte))
+            else:
+                value[line["item"]] = line["nll"] / np.log(2) / line["bytes"]
+    for row, mine in found.items():
+        for name, (value, paper, guess) in mine.items():
+            mine[name] = value, paper, np.mean(guess) if guess else None
+        greedy, sampled = {}, {}
+        for answer, asked in zip(answers.get(row, []), experiment.ASKED, strict=True):
+            greedy[asked["id"]] = scoring.grade(answer["response"], asked).score
+            each = [scoring.grade(sample["response"], asked).score for sample in answer["samples"]]
+            sampled[asked["id"]] = np.mean(each)
+        alone = {id: id for id in greedy}
+        mine |= {"rubric": (greedy, alone, None), "rubric_sampled": (sampled, alone, None)}
+    return found
+
+
+def sign_flips(each, paper) -> list[float]:
+    """The 95 % interval and the two-sided p of a mean by listing every way to flip the signs of whole papers."""
+    sums, sizes = {}, {}
+    for item, difference in each.items():
+        sums[paper[item]] = sums.get(paper[item], 0) + round(difference, 13)
+        sizes[paper[item]] = sizes.get(paper[item], 0) + 1
+    total, patterns = sum(sums.values()), list(itertools.product((1, -1), repeat=len(sums)))
+    flipped = np.array(patterns) @ np.array(list(sums.values()))
+    p = min(1, 2 * min(np.mean(flipped >= total - 1e-9), np.mean(flipped <= total + 1e-9)))
+    chosen = np.array(patterns)[1:] < 0
+    typical = np.sort(chosen @ np.array(list(sums.values())) / (chosen @ np.array(list(sizes.values()))))
+    cut = int(0.025 * len(patterns))
+    return [typical[cut - 1], typical[-cut], p]
+
+
+def shown(cell) -> list[float]:
+    """The unrounded numbers behind a cell."""
+    return [float(value) for value in cell.xpath(".//data/@value")]
+
+
+def test_what_is_read_is_the_rounded_number_behind_it(made, tmp_path):
+    answers, _, scores = made["tie"]
+    tree = html.fromstring(index(tmp_path, scores, answers=answers, control=CONTROL))
+    found = [(float(one.get("value")), one.text) for one in tree.iter("data")]
+    assert len(found) > 400
+    for value, text in found:
+        read = float(text.replace("−", "-").replace(",", "").replace(" %", ""))
+        step = 10.0 ** -len(text.replace(" %", "").partition(".")[2])
+        assert min(abs(read - value), abs(read - 100 * value)) <= step / 2 + 1e-9, (value, text)
+
+
+def test_the_first_screen_has_the_route_and_the_data(made, tmp_path):
+    answers, _, scores = made["win"]
+    text = index(tmp_path, scores, answers=answers)
+    first = html.fromstring(text[: text.index("How sure are we?")]).text_content()
     for expected in (
         "29 kept",
         "a test, not science",
-        "1.2346",
-        "−0.070 to −0.030",
-        "too few items to decide",
-        "it does not fit",
-        "1:01",
-        "4:04",
-        "1.0 GiB",
         "1,200 tokens",
-        "medical advice",
+        "it does not fit",
+        "recall 36 of 12 papers",
+        "profile smoke",
     ):
-        assert expected in text, expected
-    assert "<p>Rubric: no measurable difference (n = 10; less would go unseen).</p>" in text
-    assert all(stage.title in text for stage in STAGES)
+        assert expected in first, expected
 
 
-def test_the_index_escapes_everything_and_loads_nothing(tmp_path):
-    text = index(tmp_path, SCORES, RECEIPTS, {EVIL: picture()})
-    assert "<script" not in text and "<img src=x" not in text and text.count("&lt;script&gt;") == 5
+@pytest.mark.parametrize(
+    ("declared", "told"), [("", "exploratory"), ("own", "were fixed before"), ("x", "changed after")]
+)
+def test_whether_the_declaration_was_kept_is_said(made, tmp_path, declared, told):
+    answers, items, scores = made["tie"]
+    own = scores["declaration"]["hash"]
+    again = score(answers, experiment.ASKED, items, declared={"": None, "own": own}.get(declared, declared))
+    text = index(tmp_path, again)
+    assert told in text[: text.index("How sure are we?")] and own[:12] in text
+
+
+def test_questions_stand_beside_the_papers_on_them_and_open_to_the_answers(made, tmp_path):
+    answers, _, scores = made["win"]
+    tree = html.fromstring(index(tmp_path, scores, answers=answers))
+    assert [PAPERS[id]["papers"] for id in ("Q001", "Q002", "Q006", "Q010")] == [1, 0, 1, 2]
+    for asked in experiment.ASKED:
+        (body,) = tree.xpath(f"//tbody[@id='{asked['id']}']")
+        assert shown(body.xpath("tr[1]/td[1]")[0]) == [PAPERS[asked["id"]]["papers"]]
+        (more,) = body.xpath(".//details")
+        assert more.xpath("string(summary)") == asked["question"] and asked["reference"] in more.text_content()
+        said = [one.text_content() for one in more.iter("blockquote")]
+        assert said == [
+            next(a["response"] for a in answers[row] if a["id"] == asked["id"]).strip() or "(empty)"
+            for row in scores["rows"]
+        ]
+
+
+def test_a_recorded_control_is_called_recorded(made, tmp_path):
+    scores = made["tie"][2]
+    own, recorded = (index(tmp_path, scores, control=CONTROL | {"own": own}) for own in (True, False))
+    assert "recorded with the course" in recorded and "recorded with the course" not in own
+    assert "was not run" in index(tmp_path, scores) and "was not run" not in own
+
+
+def test_costs_stand_beside_gains(made, tmp_path):
+    answers, _, scores = made["win"]
+    tree = html.fromstring(index(tmp_path, scores, answers=answers))
+    (row,) = tree.xpath("//h2[starts-with(., 'What it cost')]/following::table[1]/tbody/tr[th='QLoRA adapter']")
+    gain = results.find(scores, "recall", "qlora", "base_4bit")
+    numbers = [number for cell in row.xpath("td") for number in shown(cell)]
+    assert numbers[:7] == [0.5, 2.0, 1200, 40.0, gain["mean_difference"], gain["low"], gain["high"]]
+
+
+def test_the_index_is_accessible_and_small(made, tmp_path):
+    answers, _, scores = made["win"]
+    text = index(tmp_path, scores, answers=answers, control=CONTROL)
+    tree = html.fromstring(text)
+    levels = [int(one.tag[1]) for one in tree.iter("h1", "h2", "h3")]
+    assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))
+    assert all(cell.get("scope") for cell in tree.iter("th"))
+    pictures = tree.xpath("//figure/*[name()='svg']")
+    assert len(pictures) >= 2 and all(one.get("role") == "img" and one.get("aria-label") for one in pictures)
+    ids = tree.xpath("//*[not(ancestor-or-self::*[name()='svg'])]/@id")
+    assert len(ids) == len(set(ids)) and len(text.encode()) < 3_000_000
+    assert "prefers-color-scheme: dark" in text and "@media print" in text and not LOADS.search(text)
+
+
+def test_the_index_escapes_everything_and_loads_nothing(made, tmp_path):
+    answers, items, scores = made["tie"]
+    answers = {row: [one | {"response": EVIL} for one in said] for row, said in answers.items()}
+    scores = score(answers, experiment.ASKED, items) | {
+        "skipped": [{"what": EVIL, "instrument": EVIL, "reason": EVIL}]
+    }
+    scores["verdict"] = {"code": "nothing", "headline": EVIL, "sentences": [EVIL]}
+    text = index(tmp_path, scores, RECEIPTS, answers)
+    assert "<script" not in text and "<img" not in text and text.count("&lt;script&gt;") >= 10
     assert not LOADS.search(text)
 
 
 def test_the_index_copes_with_little(tmp_path):
-    little = copy.deepcopy(SCORES) | {"rows": {}, "comparisons": [], "skipped": [], "conclusion": "Nothing."}
-    assert "Nothing could be compared" in index(tmp_path, little, {})
+    text = index(tmp_path, score({}, experiment.ASKED, {}), {})
+    assert "Nothing could be compared" in text and "Nothing was measured" in text
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed (apt-get install chromium)")
+def test_a_browser_prints_the_index(made, tmp_path):
+    answers, _, scores = made["win"]
+    index(tmp_path, scores, answers=answers)
+    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    words += [f"--print-to-pdf={tmp_path / 'page.pdf'}", f"file://{tmp_path / 'index.html'}"]
+    subprocess.run(words, check=True, capture_output=True, timeout=60, env=os.environ | {"HOME": str(tmp_path)})
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_template_is_part_of_the_package():

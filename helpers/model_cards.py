@@ -1,0 +1,158 @@
+"""Model cards in Hugging Face's format: what a trained model read, how, what it scored, and what it is not for."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from helpers import files, labels, results
+from helpers.paths import Folders
+from helpers.trained import RECORD
+
+ROWS = {"qlora": ("peft", "adapter"), "full": ("transformers", "finetune")}  # library, relation to the base model
+LIMITS = (
+    "It was trained on abstracts, not on full texts, of one topic and in English.",
+    "It can state wrong or dangerous things in fluent sentences. No answer was checked by a physician.",
+    "Recall is measured by choosing among a few options; choosing well is not the same as saying it when asked.",
+    "A score on ten questions cannot show a small difference.",
+)
+NOT_MEDICAL = (
+    "**Not for medical use.** Made for a course about measuring fine-tuning. It gives no medical advice and must not "
+    "be used for diagnosis, treatment or any decision about a person's health."
+)
+
+
+def write(folders: Folders, scores: Mapping, training: Sequence[Mapping]) -> list[Path]:
+    """A card in reports/cards/ for each of qlora and full that was scored; returns their paths.
+
+    `training` are the rows it was trained on (their paper_id and source are named); the recipe and the base model
+    come from the training.json beside the weights.
+    """
+    files.remove_folder(folders.cards)
+    folders.cards.mkdir(parents=True)
+    written = []
+    for row in ROWS:
+        if row in scores["rows"]:
+            made = card(row, scores, files.read_json(folders.model(row) / RECORD), training)
+            written.append(folders.cards / f"{row}.md")
+            files.write_text(written[-1], f"{made}\n")
+    return written
+
+
+def card(row: str, scores: Mapping, record: Mapping, training: Sequence[Mapping]) -> ModelCard:
+    """The card of one row of the scores; `record` is its training.json."""
+    base, (library, relation) = record["base"], ROWS[row]
+    name = f"autoimmune-{row}-{base['id'].rpartition('/')[2]}"
+    known = ModelCardData(
+        model_name=name,
+        language="en",
+        license=licence(base["licence"]),
+        base_model=base["id"],
+        base_model_relation=relation,
+        library_name=library,
+        pipeline_tag="text-generation",
+        tags=["course", "autoimmune-disease", "not-for-medical-use"],
+        eval_results=evaluated(row, scores) or None,
+    )
+    parts = [
+        f"# {name}",
+        NOT_MEDICAL,
+        f"A {labels.model(row)} of [{base['id']}](https://huggingface.co/{base['id']}), revision "
+        f"`{base['revision']}` ({base['source']}).",
+        f"> {scores['verdict']['headline']}",
+        *section("Training data", data(training)),
+        *section("Recipe", recipe(record)),
+        *section("Results", [measures(row, scores), differences(row, scores)]),
+        *section("Limits", ["\n".join(f"- {limit}" for limit in LIMITS)]),
+    ]
+    return ModelCard(f"---\n{known}\n---\n\n" + "\n\n".join(filter(None, parts)))
+
+
+def section(title: str, parts: Iterable[str]) -> list[str]:
+    return [f"## {title}", *parts]
+
+
+def licence(name: str | None) -> str:
+    """The base model's licence as the Hub spells it."""
+    return (name or "unknown").lower()
+
+
+def data(training: Sequence[Mapping]) -> list[str]:
+    """How many rows of how many papers, and every paper by its number."""
+    papers: dict[str, dict[str, None]] = {}
+    for row in training:
+        papers.setdefault(row["source"], {})[row["paper_id"]] = None
+    count = sum(map(len, papers.values()))
+    told = f"{len(training):,} rows made of the titles and abstracts of {count:,} papers. "
+    told += "The texts belong to their publishers."
+    named = {"PubMed": "PMID", "arXiv": "arXiv"}
+    return [
+        told,
+        *(f"{named.get(source, source)}: {', '.join(sorted(ids))}." for source, ids in sorted(papers.items())),
+    ]
+
+
+def recipe(record: Mapping) -> list[str]:
+    """Every value of the recipe, and what came of it."""
+    history = record["history"]
+    tokens = sum(update["tokens"] for update in history["updates"])
+    lines = [f"| {name} | {value} |" for name, value in record["recipe"].items()]
+    told = f"{len(history['updates']):,} updates read {tokens:,} tokens; "
+    told += f"the weights after update {history['chosen']} are these."
+    return ["\n".join(["| setting | value |", "|---|---|", *lines]), told]
+
+
+def measures(row: str, scores: Mapping) -> str:
+    """A table of every instrument: this model, its 95 % interval, n, and its own base."""
+    base = labels.BASE_OF[row]
+    beside = scores["rows"].get(base, {"measures": {}})["measures"]
+    lines = [
+        f"| instrument | this model | 95 % interval | n | {labels.model(base)} | guessing |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, found in scores["rows"][row]["measures"].items():
+        shown = labels.instrument(name, found["chance"])
+        other = (beside.get(name) or {}).get("mean")
+        lines.append(
+            f"| {shown.title} ({shown.about}) | {labels.figure(found['mean'], shown.unit)} "
+            f"| {labels.span(found['low'], found['high'], shown.unit)} | {labels.counted(found)} "
+            f"| {labels.figure(other, shown.unit)} | {labels.figure(found['chance'], 'share')} |"
+        )
+    return "\n".join(lines)
+
+
+def differences(row: str, scores: Mapping) -> str:
+    """A table of every comparison of this model; "" if there is none."""
+    compared = [c for c in results.ordered(scores["comparisons"]) if c["a"] == row]
+    lines = [
+        "| compared with | by | difference | 95 % interval | verdict | declared as |",
+        "|---|---|--:|--:|---|---|",
+    ]
+    for c in compared:
+        unit = labels.unit_of(c)
+        lines.append(
+            f"| {labels.model(c['b'])} | {labels.instrument(c['instrument']).title} "
+            f"| {labels.figure(c['mean_difference'], unit, '+')} | {labels.span(c['low'], c['high'], unit, '+')} "
+            f"| {c['verdict']} | {c['role']} |"
+        )
+    return "\n".join(lines) if compared else ""
+
+
+def evaluated(row: str, scores: Mapping) -> list[EvalResult]:
+    """The measures in the form that the Hub reads; the interval and n stand in the metric's name."""
+    found = []
+    for name, one in scores["rows"][row]["measures"].items():
+        shown = labels.instrument(name, one["chance"])
+        metric = {"share": "accuracy", "score": "rubric", "bits": "bits_per_byte"}[shown.unit]
+        interval = labels.span(one["low"], one["high"], shown.unit)
+        found.append(
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=name,
+                dataset_name=f"{shown.title}: {shown.about}",
+                metric_type=metric,
+                metric_name=f"{metric}, 95 % interval {interval}, n = {labels.counted(one)}",
+                metric_value=one["mean"],
+            )
+        )
+    return found

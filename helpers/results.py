@@ -1,0 +1,236 @@
+"""Stage 8's numbers as rows of tables, for the notebook, the report and the cards."""
+
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+
+from helpers.labels import BASE_OF, INSTRUMENTS, ROLES, counted, figure, instrument, model, pair, plain, span, unit_of
+from helpers.progress import clock
+from helpers.stages import STAGES
+from helpers.tables import number
+from helpers.topics import Topic
+
+GAINS = ("recall", "bits_per_byte")  # what a training is paid for
+
+
+def measured(scores: Mapping) -> list[str]:
+    """The instruments that any row sat, in the order of the table, public benchmarks last."""
+    found = {name for row in scores["rows"].values() for name in row["measures"]}
+    return [*(name for name in INSTRUMENTS if name in found), *sorted(found - set(INSTRUMENTS))]
+
+
+def chances(scores: Mapping) -> dict[str, float]:
+    """{instrument: what guessing scores} of those that can be guessed."""
+    return {
+        name: measure["chance"]
+        for row in scores["rows"].values()
+        for name, measure in row["measures"].items()
+        if measure["chance"] is not None
+    }
+
+
+def score_rows(scores: Mapping, group: str) -> list[dict[str, str]]:
+    """One row per model: each instrument of `group` with its 95 % interval and n; the last row is guessing."""
+    guessed = chances(scores)
+    names = [name for name in measured(scores) if instrument(name, guessed.get(name)).group == group]
+    shown = [
+        {"model": model(row)} | {name: cell(one["measures"].get(name), name) for name in names}
+        for row, one in scores["rows"].items()
+        if any(name in one["measures"] for name in names)
+    ]
+    if any(name in guessed for name in names):
+        shown.append({"model": "guessing"} | {name: figure(guessed.get(name), "share") for name in names})
+    return [{instrument(k, guessed.get(k)).title if k != "model" else k: v for k, v in row.items()} for row in shown]
+
+
+def cell(measure: Mapping | None, name: str) -> str:
+    """A mean, its interval and its n in three lines."""
+    if not measure:
+        return "–"
+    unit = instrument(name, measure["chance"]).unit
+    lines = (
+        figure(measure["mean"], unit),
+        span(measure["low"], measure["high"], unit),
+        f"n = {counted(measure)}",
+    )
+    return "\n".join(lines)
+
+
+def answer_rows(scores: Mapping) -> list[dict[str, object]]:
+    """One row per model: how long its answers took and were, and how they failed; nothing was dropped."""
+    return [
+        {
+            "model": model(row),
+            "answers": said["n"],
+            "words": number(said["words_mean"], 0),
+            "seconds": number(said["seconds_mean"], 1),
+            "cut short": said["truncated"],
+            "cut in thought": said.get("truncated_in_thought", 0),
+            "empty": said["empty"],
+            "sampled": said.get("samples", 0),
+            "of these cut": said.get("sampled_truncated", 0),
+            "of these empty": said.get("sampled_empty", 0),
+        }
+        for row, one in scores["rows"].items()
+        if (said := one["answers"])
+    ]
+
+
+def ordered(comparisons: Iterable[Mapping]) -> list[Mapping]:
+    """What was declared first, then guard and controls, what is exploratory last."""
+    return sorted(comparisons, key=lambda found: list(ROLES).index(found["role"]))
+
+
+def comparison_rows(scores: Mapping, roles: Iterable[str] = ROLES) -> list[dict[str, str]]:
+    """One row per paired comparison of these roles: difference, interval, p, what could have been seen, verdict."""
+    roles = set(roles)
+    return [
+        {
+            "role": ROLES[found["role"]],
+            "measured by": instrument(found["instrument"]).title,
+            "a − b": pair(found),
+            "difference": figure(found["mean_difference"], unit_of(found), "+"),
+            "95 % interval": span(found["low"], found["high"], unit_of(found), "+"),
+            "p": figure(found["p_value"], "p"),
+            "p (Holm)": figure(found["p_holm"], "p"),
+            "detectable": figure(found["minimum_detectable_effect"], plain(unit_of(found))),
+            "n": counted(found),
+            "won / lost": "–" if found["gained"] is None else f"{found['gained']} / {found['lost']}",
+            "verdict": found["verdict"],
+        }
+        for found in ordered(scores["comparisons"])
+        if found["role"] in roles
+    ]
+
+
+def seed_rows(scores: Mapping) -> list[dict[str, str]]:
+    """One row per method and instrument: the difference with every training seed, and where the spread comes from."""
+    return [
+        {
+            "method": model(one["method"]),
+            "measured by": instrument(one["instrument"]).title,
+            **{
+                f"seed {seed}": figure(value, instrument(one["instrument"]).unit, "+")
+                for seed, value in one["differences"].items()
+            },
+            "variance of questions": f"{one['question_variance']:.2g}",
+            "variance of seeds": f"{one['seed_variance']:.2g}",
+            "standard error": figure(one["standard_error"], plain(instrument(one["instrument"]).unit)),
+        }
+        for one in scores["seeds"]
+    ]
+
+
+def find(scores: Mapping, name: str, a: str, b: str) -> Mapping | None:
+    """The comparison of `a` with `b` by one instrument, if it was made."""
+    wanted = (name, a, b)
+    return next((c for c in scores["comparisons"] if (c["instrument"], c["a"], c["b"]) == wanted), None)
+
+
+def costs(scores: Mapping, receipts: Mapping[str, Mapping]) -> list[dict]:
+    """{"row", "minutes", "memory" (GiB), "tokens", "speed" (tokens/s), "gains": {instrument: comparison}} of each
+    training; a figure is None where the receipt lacks it."""
+    found, trainings = [], {}
+    for row, stage in (("qlora", STAGES[3]), ("full", STAGES[5])):
+        receipt = receipts.get(stage.name) or {}
+        trainings |= {row: receipt} | receipt.get("others", {})
+    for row, facts in trainings.items():
+        if not facts.get("tokens"):
+            continue
+        seconds, memory = facts.get("train_seconds"), facts.get("train_peak_memory")
+        gains = {name: find(scores, name, row, BASE_OF.get(row, "")) for name in GAINS}
+        found.append(
+            {
+                "row": row,
+                "minutes": seconds / 60 if seconds else None,
+                "memory": memory / 2**30 if memory else None,
+                "tokens": facts["tokens"],
+                "speed": facts["tokens"] / seconds if seconds else None,
+                "gains": {name: gain for name, gain in gains.items() if gain},
+            }
+        )
+    return found
+
+
+def cost_rows(scores: Mapping, receipts: Mapping[str, Mapping]) -> list[dict[str, str]]:
+    """One row per training: what it cost, and what it gained over its own base."""
+    return [
+        {
+            "training": model(one["row"]),
+            "time": clock(60 * one["minutes"]) if one["minutes"] else "–",
+            "peak memory, GiB": number(one["memory"], 1),
+            "tokens": f"{one['tokens']:,}",
+            "tokens/s": number(one["speed"], 0),
+            **{f"gain: {instrument(name).title}": gained(one["gains"].get(name)) for name in GAINS},
+        }
+        for one in costs(scores, receipts)
+    ]
+
+
+def gained(gain: Mapping | None) -> str:
+    """A difference and its interval in two lines; "–" where it was not measured."""
+    if not gain:
+        return "–"
+    unit = unit_of(gain)
+    return f"{figure(gain['mean_difference'], unit, '+')}\n{span(gain['low'], gain['high'], unit, '+')}"
+
+
+def papers_on(questions: Iterable[Mapping], training: Iterable[Mapping], topic: Topic) -> dict[str, dict]:
+    """{question id: {"diseases": [names], "papers": training papers about one of them}}.
+
+    A question that names no disease of the topic is about all of it, so every paper counts.
+    """
+    papers: dict[str, SimpleNamespace] = {}
+    for row in training:
+        paper = papers.setdefault(row["paper_id"], SimpleNamespace(title=row["title"], text=""))
+        paper.text += f"\n{row['text']}"
+    about = [set(topic.diseases_of(paper)) for paper in papers.values()]
+    found = {}
+    for asked in questions:
+        named = SimpleNamespace(title=f"{asked['category']}. {asked['question']}", text="")
+        diseases = topic.diseases_of(named)
+        count = sum(bool(own & set(diseases)) for own in about) if diseases else len(about)
+        found[asked["id"]] = {"diseases": diseases or ["any"], "papers": count}
+    return found
+
+
+def said_to(scores: Mapping, question: Mapping, answers: Mapping[str, Iterable[Mapping]]) -> list[dict]:
+    """{"row", "graded", "text", "met": criteria} of every model that answered the question."""
+    said = []
+    for row, one in scores["rows"].items():
+        graded = next((q for q in one["questions"] if q["id"] == question["id"]), None)
+        reply = next((a for a in answers.get(row, ()) if a["id"] == question["id"]), None)
+        if graded and reply:
+            met = [c for c in question.get("criteria") or [] if c["id"] in graded["met"]]
+            said.append({"row": row, "graded": graded, "text": reply["response"].strip(), "met": met})
+    return said
+
+
+def answered(scores: Mapping, question: Mapping, answers: Mapping[str, Iterable[Mapping]]) -> list[dict[str, str]]:
+    """One row per model: its answer to one question, the score, and the criteria that made it."""
+    return [
+        {
+            "model": model(one["row"]),
+            "score": figure(one["graded"]["score"], "score"),
+            "answer": one["text"] or "(empty)",
+            "points": "\n".join(f"{figure(c['points'], 'whole', '+')}: {c['text']}" for c in one["met"]) or "none",
+        }
+        for one in said_to(scores, question, answers)
+    ]
+
+
+def rubric_scores(scores: Mapping) -> dict[str, dict[str, float]]:
+    """{row: {question: score}} of the graded questions."""
+    return {
+        row: {q["id"]: q["score"] for q in one["questions"] if q["score"] is not None}
+        for row, one in scores["rows"].items()
+        if one["questions"]
+    }
+
+
+def sampled_scores(scores: Mapping) -> dict[str, dict[str, list[float]]]:
+    """{row: {question: score of every sampled answer}} where there are samples."""
+    found = {
+        row: {q["id"]: q["sampled"] for q in one["questions"] if q.get("sampled")}
+        for row, one in scores["rows"].items()
+    }
+    return {row: values for row, values in found.items() if values}
