@@ -2,7 +2,7 @@
 # PYTHON=python takes the active interpreter (conda, Colab) instead of making .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help pipeline test test-full bench lab lock always check
+.PHONY: help pipeline test test-full bench control lab lock always check
 
 ifdef PYTHON
 INSTALLED := check
@@ -35,6 +35,9 @@ test-full: $(INSTALLED) ## make test with the long sweeps: kills, faults, damage
 
 bench: $(INSTALLED) ## time our training, answers and probes against the usual recipes; then read reports/bench.json
 	@$(PYTHON) -m helpers.bench $(GIVEN)
+
+control: $(INSTALLED) ## teach invented facts and ask for them in new words: does this pipeline teach at all? METHOD=full or qlora
+	@$(PYTHON) -m helpers.control $(GIVEN)
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	@$(PYTHON) -m jupyterlab notebooks

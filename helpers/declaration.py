@@ -1,9 +1,15 @@
 """What counts as success, written down before training: the outcome, its family, the guard."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from helpers import questions
 from helpers.comparison import ALPHA, POWER
-from helpers.files import sha256_of
+from helpers.files import read_json, sha256_of
+from helpers.scoring import criteria_hash
+
+if TYPE_CHECKING:
+    from helpers.session import Session
 
 PRIMARY = ("recall", "qlora", "base_4bit")
 FAMILY = (PRIMARY, ("recall", "full", "base_bf16"), ("recall", "qlora", "placebo_qlora"))
@@ -27,11 +33,17 @@ def role(instrument: str, a: str, b: str) -> str:
     return "control" if (a, b) in CONTROLS else "exploratory"
 
 
-def declare(criteria_hash: str, probes: Sequence[dict]) -> dict:
+def of_run(session: "Session") -> dict:
+    """The declaration for this run's questions and probes."""
+    rubric = criteria_hash(questions.load(session.settings.QUESTIONS_FILE))
+    return declare(rubric, read_json(session.folders.probes))
+
+
+def declare(rubric: str, probes: Sequence[dict]) -> dict:
     """The declaration as JSON values: {"primary", "family", "alpha", "correction", "power", "test", "normalisation",
     "guard", "exploratory", "items": {instrument: {"n", "papers"}}, "criteria_hash", "probes_hash", "hash"}.
 
-    `criteria_hash`: of the rubrics (`scoring.criteria_hash`); `probes`: the items of data/probes.json. `hash` is the
+    `rubric`: hash of the criteria (`scoring.criteria_hash`); `probes`: the items of data/probes.json. `hash` is the
     sha256 of all the rest: change a probe, a criterion or a rule after training, and it differs.
     """
     said = {
@@ -45,7 +57,7 @@ def declare(criteria_hash: str, probes: Sequence[dict]) -> dict:
         "guard": [named(place) for place in GUARD],
         "exploratory": "every other comparison",
         "items": counted(probes),
-        "criteria_hash": criteria_hash,
+        "criteria_hash": rubric,
         "probes_hash": sha256_of(list(probes)),
     }
     return {**said, "hash": sha256_of(said)}

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from helpers import order, session, trainable, tuning
+from helpers import declaration, order, session, trainable, tuning
 from helpers.errors import CourseError
 from helpers.ranks import Ranks
 from helpers.stages import stage_of
@@ -46,7 +46,7 @@ def train(words: Iterable[str]) -> None:
     else:
         knobs = job.session.settings
         model = trainable.add_adapter(tuning.load_frozen(job), trainable.adapter_config(knobs), knobs.SEED)
-    tuning.train(job, model)
+    tuning.train(job, model, declared=declaration.of_run(job.session)["hash"])
     ranks.part()
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from helpers import files
 from helpers.errors import CourseError
+from helpers.items import CHOICES
+from helpers.measures import INSTRUMENTS
 from helpers.paths import ROOT, Folders, relative
 from helpers.progress import clock
 from helpers.stages import STAGES
@@ -13,7 +15,7 @@ from helpers.tables import number
 
 RECORDED = ROOT / "reports" / "recorded"
 README = ROOT / "README.md"
-BENCH, REPLAY = "bench.json", "replay.json"  # measured apart from the run, by make bench and with REPLAY_RATIO
+APART = ("bench.json", "replay.json", "control.json")  # measured apart: make bench, REPLAY_RATIO, make control
 
 
 def record(folders: Folders) -> None:
@@ -28,7 +30,10 @@ def record(folders: Folders) -> None:
             raise CourseError(f"{stage.name} has no receipt in {relative(folders.reports)}", "run make pipeline")
     files.remove_folder(RECORDED / "receipts")
     (RECORDED / "receipts").mkdir(parents=True)
-    apart = [path for name in (BENCH, REPLAY) if (path := folders.reports / name).exists()]
+    apart = [path for name in APART if (path := folders.reports / name).exists()]
+    for folder in ("items", "cards"):
+        files.remove_folder(RECORDED / folder)
+        shutil.copytree(folders.reports / folder, RECORDED / folder)
     for path in [folders.scores, *sorted(folders.reports.glob("results_*.json")), *apart]:
         shutil.copy(path, RECORDED / path.name)
     for stage in STAGES:
@@ -39,7 +44,7 @@ def record(folders: Folders) -> None:
 def write_readme() -> None:
     """Put the tables of what is recorded into the README, each between its two marks."""
     text = README.read_text(encoding="utf-8")
-    for name, made in (("recorded run", summary()), ("timings", timings())):
+    for name, made in (("recorded run", summary()), ("control", control()), ("timings", timings())):
         start, end = marks(name)
         before, _, rest = text.partition(start)
         text = f"{before}{start}\n{made}\n{end}{rest.partition(end)[2]}"
@@ -64,6 +69,8 @@ def summary(recorded: Path = RECORDED) -> str:
             f"papers by the `{route['name']}` route: {counts['found']:,} records found, {counts['kept']} kept, "
             f"{counts['rows']} training rows, {counts['held_out']} papers held out.",
             "",
+            *(f"- {sentence}" for sentence in scores["verdict"]["sentences"]),
+            "",
             *rows_table(scores),
             "",
             *comparisons_table(scores),
@@ -74,27 +81,67 @@ def summary(recorded: Path = RECORDED) -> str:
 
 
 def rows_table(scores: dict) -> list[str]:
-    lines = ["| model | rubric score (0–1) | bits per byte, held-out papers | words an answer |", "|---|--:|--:|--:|"]
-    for name, row in scores["rows"].items():
-        rubric, bits = measured(row["measures"].get("rubric"), 3), measured(row["measures"].get("bits_per_byte"), 4)
-        words = number((row["answers"] or {}).get("words_mean"), 0)
-        lines.append(f"| `{name}` | {rubric} | {bits} | {words} |")
+    """Every row with every instrument that was measured, each figure with its 95 % interval."""
+    names = [name for name in INSTRUMENTS if any(name in row["measures"] for row in scores["rows"].values())]
+    heads = [f"{INSTRUMENTS[name].title}{counted(scores, name)}" for name in names]
+    lines = [f"| model | {' | '.join(heads)} | words an answer |", "|---|" + "--:|" * (len(heads) + 1)]
+    for row, found in scores["rows"].items():
+        cells = [interval(found["measures"].get(name), name) for name in names]
+        words = number((found["answers"] or {}).get("words_mean"), 0)
+        lines.append(f"| `{row}` | {' | '.join(cells)} | {words} |")
     return lines
 
 
-def measured(instrument: dict | None, digits: int) -> str:
-    """A mean and its n; "–" for what was not measured."""
-    return f"{number(instrument['mean'], digits)} (n = {instrument['n']})" if instrument else "–"
+def counted(scores: dict, name: str) -> str:
+    """How many items of how many papers a column is of, and what guessing scores."""
+    found = next(row["measures"][name] for row in scores["rows"].values() if name in row["measures"])
+    papers = f" of {found['clusters']} papers" if found["clusters"] < found["n"] else ""
+    chance = "" if found["chance"] is None else f", chance {found['chance']:.0%}"
+    return f" (n = {found['n']}{papers}{chance})"
+
+
+def interval(measured: dict | None, name: str) -> str:
+    """A mean and the ends of its interval; "–" for what was not measured."""
+    if measured is None:
+        return "–"
+    if name in CHOICES:
+        return f"{measured['mean']:.1%} ({measured['low']:.1%} to {measured['high']:.1%})"
+    shown = [number(measured[part], 3) for part in ("mean", "low", "high")]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 
 def comparisons_table(scores: dict) -> list[str]:
-    lines = ["| comparison | difference | 95 % interval | detectable | verdict |", "|---|--:|--:|--:|---|"]
-    for c in scores["comparisons"]:
-        interval = f"{number(c['low'], 4)} to {number(c['high'], 4)}"
-        detectable = number(c["minimum_detectable_effect"], 4)
-        difference = number(c["mean_difference"], 4)
-        lines.append(f"| {c['name']} | {difference} | {interval} | {detectable} | {c['verdict']} |")
+    """What was declared, what is guarded and what the controls say; the report has the exploratory rest."""
+    lines = [
+        "| comparison | declared as | difference | 95 % interval | p (Holm) | detectable | verdict |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
+    for c in (c for c in scores["comparisons"] if c["role"] in ("primary", "family", "guard", "control")):
+        ends = f"{number(c['low'], 4)} to {number(c['high'], 4)}"
+        p = (
+            number(c["p_value"], 4)
+            if c["p_holm"] is None
+            else f"{number(c['p_value'], 4)} ({number(c['p_holm'], 4)})"
+        )
+        detectable, difference = number(c["minimum_detectable_effect"], 4), number(c["mean_difference"], 4)
+        lines.append(f"| {c['name']} | {c['role']} | {difference} | {ends} | {p} | {detectable} | {c['verdict']} |")
     return lines
+
+
+def control(recorded: Path = RECORDED) -> str:
+    """What the positive control measured, in Markdown."""
+    found = files.read_json(recorded / "control.json")
+    lines = [
+        f"| trained by | what was read | taught (chance {found['chance']:.1%}) | only read | tokens | minutes |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for method, runs in found["methods"].items():
+        for run, measured in runs.items():
+            groups = (measured[group] for group in ("taught", "read"))
+            rates = [f"{g['accuracy']:.0%} ({g['low']:.0%} to {g['high']:.0%}, n = {g['n']})" for g in groups]
+            cost = f"{measured['tokens']:,} | {clock(measured['seconds'])}"
+            lines.append(f"| {method} | {run.replace('_', ' ')} | {rates[0]} | {rates[1]} | {cost} |")
+    return "\n".join(lines)
 
 
 def cost_table(receipts: dict[int, dict]) -> list[str]:
@@ -112,12 +159,12 @@ def cost_table(receipts: dict[int, dict]) -> list[str]:
 
 def replay(recorded: Path = RECORDED) -> dict:
     """Losses after trainings with different replay ratios: {"rows", "base"} as curves.replay_effect takes them."""
-    return files.read_json(recorded / REPLAY)
+    return files.read_json(recorded / "replay.json")
 
 
 def timings(recorded: Path = RECORDED) -> str:
     """What make bench measured, in Markdown."""
-    bench = files.read_json(recorded / BENCH)
+    bench = files.read_json(recorded / "bench.json")
     lines = [
         "| timed side by side | ours | reference | ratio | of the bf16 peak | peak memory | repeats |",
         "|---|--:|--:|--:|--:|--:|--:|",

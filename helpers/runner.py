@@ -6,6 +6,7 @@ Any setting may be given, and STAGES (3-5 or 1,4) and FORCE (stage numbers, or a
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -23,6 +24,7 @@ from helpers.progress import FILE_VARIABLE, clock
 from helpers.settings import SECRETS, Settings, jsonable
 from helpers.stages import AMBIENT, STAGES, Stage
 
+NOT_PASSED = 3  # the status of a control that ran and did not find what it taught
 SHOWN_LINES = 12  # of the cell that failed
 
 
@@ -63,6 +65,8 @@ def run(order: Order, resolved: Mapping[int, Settings]) -> int:
             print(f"brought back from {resolved[1].ARTEFACTS_DIR}: {', '.join(brought)}")
         require_needs(order, resolved, folders)
         print(f"profile {resolved[1].PROFILE} · model {resolved[1].MODEL_NAME} · {relative(folders.reports)}/")
+        if 8 in order.stages and resolved[8].CONTROLS == "full":
+            run_control(order)
         with Board(STAGES, folders.progress) as board:
             ran, fault = bring_up_to_date(order, resolved, folders, board)
     if fault:
@@ -71,6 +75,18 @@ def run(order: Order, resolved: Mapping[int, Settings]) -> int:
         return 1
     print(f"\n{summary(ran, order, folders)} · {clock(time.monotonic() - began)}")
     return 0
+
+
+def run_control(order: Order) -> None:
+    """The positive control, before anything else: without it a null result could be a broken trainer.
+
+    What it has measured it does not measure again. Raises CourseError if it could not be run; whether it passed is
+    for the report to say.
+    """
+    given = [f"{name}={value}" for name, value in order.values.items() if name not in AMBIENT]
+    done = subprocess.run([sys.executable, "-m", "helpers.control", *given], check=False)
+    if done.returncode not in (0, NOT_PASSED):
+        raise CourseError("the positive control could not be run", "mend it, or leave it out: CONTROLS=placebo")
 
 
 def bring_up_to_date(

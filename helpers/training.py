@@ -50,12 +50,14 @@ def fit(
     out: Path,
     work: Path,
     show: Callable[[History, int], None] = lambda history, total: None,
+    declared: str = "",
 ) -> History:
     """Train what requires gradients, save the result to `out` and return what happened.
 
     `identity` is a hash of the model, the rows and the code: with the recipe it decides whether `out` or a
     checkpoint below `work` already is this training. `base` is the base model's manifest. `show(history, number of
-    updates)` is called after every update and every look.
+    updates)` is called after every update and every look. `declared` is kept from the first update on: who runs this
+    again with another one gets the weights that are there, and the declaration under which they were trained.
 
     Ctrl-C and SIGTERM save a checkpoint after the update in hand, then raise KeyboardInterrupt. Raises
     CourseError if the loss stops being a number or the disk is full; the newest checkpoint stays.
@@ -74,6 +76,8 @@ def fit(
     ranks.wait()
     with stop_requested() as asked_to_stop, allocator.kept(), uncast(model, recipe.dtype):
         run = Run(model, reading, recipe, work, key, ranks)
+        if not run.history.updates:
+            run.history.declared = declared
         run.go(show if ranks.main else lambda history, total: None, asked_to_stop)
         trained_weights = ranks.collect(run.weights)
         if ranks.main:

@@ -214,8 +214,9 @@ def train(
     tuning: Tuning,
     model: PreTrainedModel | None,
     show: Callable[[training.History, int], None] = lambda history, total: None,
+    declared: str = "",
 ) -> training.History:
-    """Train `model` (None if declined) and save it; what happened."""
+    """Train `model` (None if declined) and save it; what happened. `declared`: hash of what counts as success."""
     if model is None:
         return training.History()
     manifest = weights.read_manifest(tuning.session.settings.MODEL_NAME)
@@ -232,6 +233,7 @@ def train(
         out=tuning.out,
         work=tuning.session.folders.models / "work" / tuning.arm.row,
         show=show,
+        declared=declared,
     )
     speed.remember(tuning.session.settings.MODEL_NAME, tuning.recipe, history.tokens, history.seconds)
     return history

@@ -220,7 +220,7 @@ def test_every_batch_is_noted_before_the_next_and_not_asked_again(speaker, tmp_p
     monkeypatch.setattr(answers, "generate", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         ask(speaker, notes)
-    assert len(files.read_jsonl(notes)) == answers.BATCH
+    assert len(files.read_jsonl(notes)) == 10
     monkeypatch.setattr(answers, "generate", generate)
     asked.clear()
     rows = ask(speaker, notes)
