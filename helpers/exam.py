@@ -1,5 +1,6 @@
 """The same exam for every model: the questions, and every instrument whose items exist."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Candidate:
     tokenizer: PreTrainedTokenizerBase
     absent: str = ""  # why there is nobody to examine
     loaded: dict[str, PreTrainedModel] = field(default_factory=dict, repr=False)
+    seconds: dict[str, float] = field(default_factory=dict)  # spent on answers and on measurements
 
     @property
     def row(self) -> str:
@@ -156,7 +158,7 @@ def answer(candidate: Candidate, questions: list[dict]) -> list[dict]:
     Beside a full fine-tune the unquantised base is asked too: stage 2 asked the 4-bit one, and the difference
     between the two precisions must not pass for learning.
     """
-    given = {}
+    given, began = {}, time.perf_counter()
     for row in () if candidate.absent else arms.asked(candidate.which, candidate.settings):
         with candidate.sitting(row) as model:
             given[row] = answers.ask(
@@ -172,6 +174,7 @@ def answer(candidate: Candidate, questions: list[dict]) -> list[dict]:
                 before=candidate.before(row),
             )
         files.write_json(candidate.folders.results(row), given[row])
+    candidate.seconds["answers"] = time.perf_counter() - began
     return given.get(candidate.row, [])
 
 
@@ -180,7 +183,7 @@ def measure(candidate: Candidate) -> dict[str, list[dict]]:
 
     In notebook 2 there are no papers yet: the untouched model meets plain knowledge and general English only.
     """
-    items, measured, settings = items_for(candidate), {}, candidate.settings
+    items, measured, settings, began = items_for(candidate), {}, candidate.settings, time.perf_counter()
     benchmarks = public.check(settings.PUBLIC_BENCHMARKS, settings.HF_ENDPOINT) if candidate.which != "base" else []
     for row in (row for row in candidate.rows if row != "base_aa"):
         with candidate.sitting(row) as model:
@@ -206,6 +209,7 @@ def measure(candidate: Candidate) -> dict[str, list[dict]]:
                 )
         if row in arms.measured(candidate.which, candidate.settings):
             files.write_jsonl(candidate.folders.items_of(row), measured[row])
+    candidate.seconds["measurements"] = time.perf_counter() - began
     return measured
 
 
