@@ -86,7 +86,7 @@ def ask(
     before the question; `samples` and `seed` are those of `generate`. A reasoning model answers once more with its
     thoughts open: "aloud", an answer of the same form, for a row of its own beside the verdict.
 
-    Answers come in batches, so a question's `time_seconds` is its share of `batch_seconds`.
+    Answers come in batches, so an answer's `time_seconds` is its share of `batch_seconds`, its samples' left out.
     """
     known = {} if forced() else {r["work"]: r for r in files.read_jsonl(notes)}
     prompts = {q["id"]: before(q["question"]) + q["question"] for q in questions}
@@ -109,7 +109,7 @@ def ask(
             answers = [answer | {"aloud": other} for answer, other in zip(answers, aloud, strict=True)]
         seconds = time.perf_counter() - started
         audit = {
-            "time_seconds": round(seconds / len(batch), 3),
+            "time_seconds": round(seconds / len(batch) / (1 + samples), 3),
             "batch_seconds": round(seconds, 3),
             "batch_size": len(batch),
             "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),

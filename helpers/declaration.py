@@ -1,11 +1,15 @@
 """What counts as success, written down before training: the outcome, its family, the guard."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from helpers import questions
 from helpers.comparison import ALPHA, POWER
-from helpers.files import read_json, sha256_of
+from helpers.files import append_jsonl, read_json, read_jsonl, sha256, sha256_of
+from helpers.lessons import askable, read
+from helpers.paths import GENERAL
+from helpers.receipts import code_of
 from helpers.scoring import criteria_hash
 
 if TYPE_CHECKING:
@@ -18,6 +22,7 @@ GUARD = tuple(
     for a, b in (("qlora", "base_4bit"), ("full", "base_bf16"))
     for instrument in ("cloze", "general_bits")
 )
+CODE = ("comparison", "items", "lessons", "measures", "rates", "scoring")  # what turns answers into verdicts
 CONTROLS = (("base_aa", "base_4bit"), ("placebo_qlora", "base_4bit"))
 
 
@@ -33,19 +38,47 @@ def role(instrument: str, a: str, b: str) -> str:
     return "control" if (a, b) in CONTROLS else "exploratory"
 
 
-def of_run(session: "Session") -> dict:
-    """The declaration for this run's questions and probes."""
-    rubric = criteria_hash(questions.load(session.settings.QUESTIONS_FILE))
-    return declare(rubric, read_json(session.folders.probes))
+def of_run(session: "Session", rows: Sequence[Mapping]) -> dict:
+    """The declaration before a training that will read these rows, also appended to reports/declarations.jsonl."""
+    folders, wanted = session.folders, session.settings
+    said = declare(criteria_hash(questions.load(wanted.QUESTIONS_FILE)), read_json(folders.probes), rows)
+    noted = read_jsonl(folders.declarations)
+    if said["hash"] not in [one["declaration"]["hash"] for one in noted]:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        append_jsonl(folders.declarations, [{"when": now, "stage": session.stage.name, "declaration": said}])
+    return said
 
 
-def declare(rubric: str, probes: Sequence[dict]) -> dict:
-    """The declaration as JSON values: {"primary", "family", "alpha", "correction", "power", "test", "normalisation",
-    "guard", "exploratory", "items": {instrument: {"n", "papers"}}, "criteria_hash", "probes_hash", "hash"}.
+def check(session: "Session", rows: Sequence[Mapping]) -> dict:
+    """What was declared before the adapter was trained, from the log, and two more keys.
 
-    `rubric`: hash of the criteria (`scoring.criteria_hash`); `probes`: the items of data/probes.json. `hash` is the
-    sha256 of all the rest: change a probe, a criterion or a rule after training, and it differs.
+    "kept": whether today the same rules, items and rubrics would be declared for every training of the run (None:
+    nothing was declared). "made": how many declarations this run has seen. `rows` are all training rows.
     """
+    folders, wanted = session.folders, session.settings
+    log = {one["declaration"]["hash"]: one["declaration"] for one in read_jsonl(folders.declarations)}
+    rubric, probes = criteria_hash(questions.load(wanted.QUESTIONS_FILE)), read_json(folders.probes)
+    before, now = {}, {}
+    for row in ("qlora", "full"):
+        if (record := folders.model(row) / "training.json").exists():
+            before[row] = read_json(record)["history"]["declared"]
+            now[row] = declare(rubric, probes, read(folders.model(row), rows))
+    said = log.get(before.get("qlora", ""), now.get("qlora") or declare(rubric, probes, rows))
+    known = [hash for hash in before.values() if hash]
+    kept = all(before[row] == now[row]["hash"] for row in before) if known else None
+    return said | {"kept": kept, "made": len(log)}
+
+
+def declare(rubric: str, probes: Sequence[dict], rows: Sequence[Mapping]) -> dict:
+    """The declaration as JSON values: {"primary", "family", "alpha", "correction", "power", "test", "normalisation",
+    "guard", "exploratory", "items": {instrument: {"n", "papers"}}, "criteria_hash", "probes_hash", "guard_hash",
+    "code", "hash"}.
+
+    `rubric`: hash of the criteria (`scoring.criteria_hash`); `probes`: the items of data/probes.json; `rows`: the
+    training rows that are read, since only what they state is asked for as recall. `hash` is the sha256 of all the
+    rest: change a probe, a criterion, the grader or the test after training, and it differs.
+    """
+    asked = askable(probes, rows)
     said = {
         "primary": named(PRIMARY),
         "family": [named(place) for place in FAMILY],
@@ -53,12 +86,14 @@ def declare(rubric: str, probes: Sequence[dict]) -> dict:
         "correction": "Holm",
         "power": POWER,
         "test": "paired sign flips of whole papers, two-sided",
-        "normalisation": "log-probability divided by bytes",
+        "normalisation": "log-probability of an option divided by its bytes",
         "guard": [named(place) for place in GUARD],
         "exploratory": "every other comparison",
-        "items": counted(probes),
+        "items": counted(asked),
         "criteria_hash": rubric,
-        "probes_hash": sha256_of(list(probes)),
+        "probes_hash": sha256_of(asked),
+        "guard_hash": sha256_of([read_json(GENERAL / "cloze.json"), sha256(GENERAL / "guard.txt")]),
+        "code": code_of(*CODE),
     }
     return {**said, "hash": sha256_of(said)}
 

@@ -14,7 +14,9 @@ from helpers import (
     answers,
     arms,
     files,
+    held_out,
     instruments,
+    lessons,
     models,
     papers,
     public,
@@ -109,28 +111,28 @@ class Candidate:
         return {name for record in records for name in record["history"]["chosen_by"]}
 
     @cached_property
+    def rows_taught(self) -> list[dict]:
+        """The training rows, of stage 3 or the user's own."""
+        return rows.load_rows(self.settings.TRAINING_DATA or self.folders.training_data)
+
+    @property
     def taught(self) -> set[str]:
-        """The ids of the papers that the training rows come from."""
-        data = self.settings.TRAINING_DATA or self.folders.training_data
-        return {row["paper_id"] for row in rows.load_rows(data)}
+        """The ids of the papers that they come from."""
+        return {row["paper_id"] for row in self.rows_taught}
 
     @cached_property
     def library(self) -> retrieval.Library:
         """The training papers, for the row that looks up instead of having learnt.
 
-        Raises CourseError if none of them is among the papers of stage 3.
+        Where a user's own rows come from papers that stage 3 has not collected, the rows' answers stand for them.
         """
-        found = [paper for paper in papers.read_papers(self.folders.papers) if paper.paper_id in self.taught]
-        if not found:
-            raise CourseError(
-                "no paper of TRAINING_DATA is in data/papers.jsonl, so base_rag has nothing to look up",
-                "collect the papers of these rows (PAPERS_IDS), or unset TRAINING_DATA",
-            )
-        return retrieval.Library(found)
+        taught = self.taught
+        found = [paper for paper in papers.read_papers(self.folders.papers) if paper.paper_id in taught]
+        return retrieval.Library(found or papers.from_rows(self.rows_taught))
 
-    def before(self, row: str) -> Callable[[str], str]:
-        """What `row` may read before a question."""
-        return self.library.before if row == "base_rag" else lambda question: ""
+    def before(self, row: str, papers: int = retrieval.FOUND) -> Callable[[str], str]:
+        """What `row` may read before a question: so many papers, if it looks things up."""
+        return (lambda question: self.library.before(question, papers)) if row == "base_rag" else lambda question: ""
 
     def identity(self, row: str) -> str:
         """Hash of the weights behind `row` and of the code that asks, to know noted work again."""
@@ -226,7 +228,9 @@ def items_for(candidate: Candidate) -> list[dict]:
         return []
     folders, items = candidate.folders, instruments.of_the_guard(candidate.settings.MAX_ITEMS)
     if candidate.which != "base":
-        items = instruments.of_papers(folders.probes, folders.held_out) + items
+        was_read = lessons.read(folders.model(candidate.row), candidate.rows_taught)
+        probes = lessons.askable(files.read_json(folders.probes), was_read)
+        items = instruments.of_papers(probes, held_out.load(folders.held_out)) + items
     chosen = candidate.chosen_by()
     left = [item for item in items if item["paper_id"] not in chosen]
     for name in TEXTS:
@@ -247,7 +251,7 @@ def given_to(candidate: Candidate, row: str, items: list[dict]) -> list[dict]:
     """The items as `row` reads them: who looks things up reads what was found first, and only what can be found."""
     if row != "base_rag":
         return items
-    before = candidate.before(row)
+    before = candidate.before(row, papers=1)  # an item is of one paper
     asked = [item for item in items if item["instrument"] in instruments.LOOKED_UP]
     return [item | {"context": before(item["context"]) + item["context"]} for item in asked]
 
@@ -255,13 +259,16 @@ def given_to(candidate: Candidate, row: str, items: list[dict]) -> list[dict]:
 def evidence(session: Session) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     """({row: answers}, {row: measurements}) of every model that was examined in this run.
 
-    What a skipped stage or other settings left behind does not count. What a reasoning model answered with its
-    thoughts open is a row of its own, "<row>_thinking".
+    What a skipped stage left behind in an earlier run does not count. What a reasoning model answered with its
+    thoughts open is a row of its own, "<row>_thinking". Raises CourseError where a stage was run with other controls
+    or seeds than this one: a control must not vanish between the two.
     """
     folders, settings, results, items = session.folders, session.settings, {}, {}
     for number, which in EXAMS.items():
-        if receipts.read(stage_of(number), folders)["status"] != "done":
+        receipt = receipts.read(stage_of(number), folders)
+        if receipt["status"] != "done":
             continue
+        require_same(receipt, settings)
         results |= {row: files.read_json(folders.results(row)) for row in arms.asked(which, settings)}
         items |= {row: files.read_jsonl(folders.items_of(row)) for row in arms.measured(which, settings)}
     aloud = {
@@ -269,3 +276,14 @@ def evidence(session: Session) -> tuple[dict[str, list[dict]], dict[str, list[di
         for row, given in results.items()
     }
     return results | {row: given for row, given in aloud.items() if given}, items
+
+
+def require_same(receipt: dict, settings: SimpleNamespace) -> None:
+    """Refuse to score what was examined under another CONTROLS, SEEDS or SEED."""
+    for name in ("CONTROLS", "SEEDS", "SEED"):
+        then, now = receipt["key"]["settings"].get(name), getattr(settings, name)
+        if then != now:
+            raise CourseError(
+                f"{receipt['stage']} was run with {name}={then}, and this notebook has {name}={now}",
+                f"give both the same: make pipeline {name}={then}, or run that stage again",
+            )

@@ -17,14 +17,19 @@ disable_progress_bars()
 
 
 def encode(rows: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """The rows with two more columns: `input_ids`, and `answer_from`, the place where the loss begins.
+    """The rows with three more columns: `input_ids`, `answer_from`, the place where the loss begins, and `number`,
+    the row's place among `rows`.
 
     The prompt is put into the model's chat template exactly as it will be when the model is asked. A row with
     an empty prompt is running text: all of it counts. Rows longer than `max_length` tokens lose their end.
 
     Raises CourseError if no row is left to learn from.
     """
-    encoded = Dataset.from_list(rows).map(lambda row: encode_row(row, tokenizer, max_length), keep_in_memory=True)
+    encoded = Dataset.from_list(rows).map(
+        lambda row, number: encode_row(row, tokenizer, max_length) | {"number": number},
+        with_indices=True,
+        keep_in_memory=True,
+    )
     useful = encoded.filter(lambda row: row["answer_from"] < len(row["input_ids"]), keep_in_memory=True)
     if not len(useful):
         raise CourseError(

@@ -4,7 +4,7 @@ An item with options has {"instrument", "item", "paper_id", "context", "options"
 {"instrument", "item", "paper_id", "text"}; `paper_id` is the paper they were made from, or the item itself.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,14 +20,13 @@ CLOZE = GENERAL / "cloze.json"
 LOOKED_UP = ("recall", "transfer")  # what can be looked up in the training papers
 
 
-def of_papers(probes: Path, papers: Path) -> list[dict]:
-    """Stage 3's probes, and its held-out papers as texts."""
+def of_papers(probes: list[dict], unseen: list[dict]) -> list[dict]:
+    """Probes of stage 3, and its held-out papers as texts."""
     asked = [
         {name: probe[name] for name in ("instrument", "paper_id", "options", "answer")}
         | {"item": probe["id"], "context": probe["question"]}
-        for probe in files.read_json(probes)
+        for probe in probes
     ]
-    unseen = held_out.load(papers)
     return asked + [text("bits_per_byte", paper["paper_id"], held_out.text_of(paper)) for paper in unseen]
 
 

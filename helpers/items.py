@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from helpers.errors import CourseError
 
+OWN = ("recall", "transfer", "reading", "cloze", "bits_per_byte", "general_bits")
 CHOICES = ("recall", "transfer", "reading", "cloze", "pubmedqa", "medqa", "medmcqa", "arc_easy")
 TEXTS = ("bits_per_byte", "general_bits", "wikitext")
 AGAIN = "run its test stage again"

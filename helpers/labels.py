@@ -38,7 +38,13 @@ class Instrument:
 
 LEARNED, ANSWERS, KEPT, PUBLIC = "did it learn?", "does it answer?", "what did it keep?", "public benchmarks"
 INSTRUMENTS = {
-    "recall": Instrument("recall", "share", True, LEARNED, "facts of training papers, asked in new words"),
+    "recall": Instrument(
+        "recall",
+        "share",
+        True,
+        LEARNED,
+        "facts that were read in training, asked by keywords and the words before them",
+    ),
     "transfer": Instrument("transfer", "share", True, LEARNED, "facts of papers that were held out"),
     "reading": Instrument("reading", "share", True, LEARNED, "title and background given: which conclusion?"),
     "bits_per_byte": Instrument(

@@ -46,7 +46,7 @@ def train(words: Iterable[str]) -> None:
     else:
         knobs = job.session.settings
         model = trainable.add_adapter(tuning.load_frozen(job), trainable.adapter_config(knobs), knobs.SEED)
-    tuning.train(job, model, declared=declaration.of_run(job.session)["hash"])
+    tuning.train(job, model, declared=declaration.of_run(job.session, tuning.to_read(job))["hash"])
     ranks.part()
 
 

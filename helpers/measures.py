@@ -37,8 +37,8 @@ INSTRUMENTS = {
 def measure(instrument: str, scored: Mapping[str, float], known: Mapping[tuple[str, str], dict]) -> dict:
     """{"mean", "low", "high", "n", "clusters", "chance", "method", "items"} of one row on one instrument.
 
-    `scored`: {item: value}, at least one; `known`: what `items.context` returns. The mean and the interval of rubric scores
-    are clipped to [0, 1] as HealthBench does.
+    `scored`: {item: value}, at least one; `known`: what `items.context` returns. The mean and the interval of rubric
+    scores are clipped to [0, 1] as HealthBench does.
     """
     count = {"n": len(scored), "clusters": len(scored), "chance": None}
     if instrument in CHOICES:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from helpers import files, labels, results
+from helpers import files, labels, lessons, results
 from helpers.paths import Folders
 from helpers.trained import RECORD
 
@@ -14,7 +14,7 @@ LIMITS = (
     "It was trained on abstracts, not on full texts, of one topic and in English.",
     "It can state wrong or dangerous things in fluent sentences. No answer was checked by a physician.",
     "Recall is measured by choosing among a few options; choosing well is not the same as saying it when asked.",
-    "A score on ten questions cannot show a small difference.",
+    "A score on so few written questions cannot show a small difference.",
 )
 NOT_MEDICAL = (
     "**Not for medical use.** Made for a course about measuring fine-tuning. It gives no medical advice and must not "
@@ -25,7 +25,7 @@ NOT_MEDICAL = (
 def write(folders: Folders, scores: Mapping, training: Sequence[Mapping]) -> list[Path]:
     """A card in reports/cards/ for each of qlora and full that was scored; returns their paths.
 
-    `training` are the rows it was trained on (their paper_id and source are named); the recipe and the base model
+    `training` are all training rows: the card names the papers of those that were read. The recipe and the base model
     come from the training.json beside the weights.
     """
     files.remove_folder(folders.cards)
@@ -33,7 +33,8 @@ def write(folders: Folders, scores: Mapping, training: Sequence[Mapping]) -> lis
     written = []
     for row in ROWS:
         if row in scores["rows"]:
-            made = card(row, scores, files.read_json(folders.model(row) / RECORD), training)
+            was_read = lessons.read(folders.model(row), training)
+            made = card(row, scores, files.read_json(folders.model(row) / RECORD), was_read)
             written.append(folders.cards / f"{row}.md")
             files.write_text(written[-1], f"{made}\n")
     return written
@@ -42,7 +43,7 @@ def write(folders: Folders, scores: Mapping, training: Sequence[Mapping]) -> lis
 def card(row: str, scores: Mapping, record: Mapping, training: Sequence[Mapping]) -> ModelCard:
     """The card of one row of the scores; `record` is its training.json."""
     base, (library, relation) = record["base"], ROWS[row]
-    name = f"autoimmune-{row}-{base['id'].rpartition('/')[2]}"
+    name = f"papers-{row}-{base['id'].rpartition('/')[2]}"
     known = ModelCardData(
         model_name=name,
         language="en",
@@ -51,7 +52,7 @@ def card(row: str, scores: Mapping, record: Mapping, training: Sequence[Mapping]
         base_model_relation=relation,
         library_name=library,
         pipeline_tag="text-generation",
-        tags=["course", "autoimmune-disease", "not-for-medical-use"],
+        tags=["course", "medical-abstracts", "not-for-medical-use"],
         eval_results=evaluated(row, scores) or None,
     )
     parts = [

@@ -56,7 +56,7 @@ def draw_differences(axis: Axes, comparisons: Sequence[Mapping], unit: str) -> N
         if found["low"] is not None:
             ends = [scale * found["low"], scale * found["high"]]
             axis.plot(ends, [place, place], color=colour, linewidth=3 if declared else 1.6, solid_capstyle="butt")
-        face = colour if decided(found) else "none"
+        face = colour if found["verdict"] in ("better", "worse") else "none"
         axis.plot(scale * found["mean_difference"], place, "o", color=colour, markerfacecolor=face, markersize=7)
         told = f"{figured(found['mean_difference'], unit, '+')} · n {found['n']:,} / {found['clusters']:,}"
         axis.annotate(told, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=INK)
@@ -73,11 +73,6 @@ def draw_differences(axis: Axes, comparisons: Sequence[Mapping], unit: str) -> N
     axis.locator_params(axis="x", nbins=7)
     if unit == "bits":
         axis.invert_xaxis()
-
-
-def decided(found: Mapping) -> bool:
-    """Whether the interval leaves 0 out."""
-    return found["low"] is not None and not found["low"] <= 0 <= found["high"]
 
 
 def heat(scores: Mapping[str, Mapping[str, float]], papers: Mapping[str, Mapping]) -> Figure | None:

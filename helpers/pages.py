@@ -24,7 +24,7 @@ TEMPLATES = jinja2.Environment(
 )
 SHOWN = ["text/html", "image/png", "image/jpeg", "image/svg+xml", "text/markdown", "text/latex", "text/plain"]
 GROUPS = (labels.LEARNED, labels.ANSWERS, labels.KEPT, labels.PUBLIC)
-MOODS = {"better_than_placebo": "good", "better_than_base": "good", "worse": "bad"}
+MOODS = {"better_than_placebo": "good", "worse": "bad"}
 MOST_QUESTIONS = 60  # shown with their answers
 LOCAL_LINK = re.compile(r'href="(?![a-z]+:|#|/)([^"#]+)')
 
@@ -107,7 +107,7 @@ def write_index(
         title="",
         run=folders.run,
         verdict=scores["verdict"],
-        mood=MOODS.get(scores["verdict"]["code"], "open"),
+        mood=MOODS.get(scores["verdict"]["code"], "open") if scores["declaration"].get("kept") else "open",
         facts=facts(scores, receipts),
         finished=max((receipt["finished"][:10] for receipt in receipts.values()), default=""),
         rows=scores["rows"],
@@ -129,8 +129,10 @@ def write_index(
         heads=[row for row, one in scores["rows"].items() if one["questions"]],
         costs=results.costs(scores, receipts),
         seeds=scores["seeds"],
-        declared=declaration.sentences(scores["declaration"]) if scores["declaration"] else [],
-        kept=(scores["declaration"] or {}).get("kept"),
+        declared=declaration.sentences(scores["declaration"]) if "hash" in scores["declaration"] else [],
+        kept=scores["declaration"].get("kept"),
+        made=scores["declaration"].get("made", 0),
+        n_questions=scores["questions"]["n"],
         control=control,
         control_says=answerable.reading(control) if control else "",
         judge=judge,
@@ -177,7 +179,7 @@ def facts(scores: Mapping, receipts: Mapping[str, Mapping]) -> dict[str, str]:
         n = papers["counts"]
         said["Papers"] = (
             f"{harvest.describe(papers['route'])} {n['found']:,} records found, {n['kept']:,} kept: "
-            f"{n['rows']:,} training rows, and {n['held_out']:,} papers held out for the test."
+            f"{n['rows']:,} rows for training, and {n['held_out']:,} papers held out for the test."
         )
     trained = [(model, receipts.get(STAGES[n].name) or {}) for n, model in ((3, "qlora"), (5, "full"))]
     told = [

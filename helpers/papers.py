@@ -95,6 +95,17 @@ def bare_doi(doi: str) -> str:
     return re.sub(r"^(?:https?://(?:dx\.)?doi\.org/|doi:\s*)", "", doi.strip().lower())
 
 
+def from_rows(rows: Iterable[dict]) -> list[Paper]:
+    """What training rows say of each paper, as papers: for rows whose papers are not at hand."""
+    said: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        said.setdefault((row["paper_id"], row["title"]), []).append(row)
+    return [
+        Paper(paper_id=id, source="PubMed", title=title, abstract=[Section(text=row["completion"]) for row in of_it])
+        for (id, title), of_it in said.items()
+    ]
+
+
 def write_papers(path: Path, papers: Iterable[Paper]) -> None:
     """One paper a line, sorted by source and id, so that the order of arrival cannot show."""
     write_jsonl(path, (paper.model_dump(mode="json") for paper in sorted(papers, key=lambda paper: paper.key)))

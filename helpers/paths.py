@@ -81,6 +81,11 @@ class Folders:
         return self.reports / "control.json"
 
     @property
+    def declarations(self) -> Path:
+        """Every declaration that a training of this run began with, in the order they were made."""
+        return self.reports / "declarations.jsonl"
+
+    @property
     def cards(self) -> Path:
         return self.reports / "cards"
 

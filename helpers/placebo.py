@@ -38,13 +38,15 @@ def build(
 ) -> list[dict]:
     """Rows of as many papers of other fields as `training` has papers; [] with CONTROLS=off.
 
-    The same screening, views and limits as for `training`, and by the same `route`; no row shares eight words in a
+    The same screening, views and limits as for `training`, and by the same `route`; a view that needs a name of the
+    topic finds fewer sentences here. No row shares eight words in a
     row with what is `tested`. There may be fewer papers than wanted. Raises CourseError if there is none.
     """
     if settings.CONTROLS == "off":
         return []
     wanted = len({(row["source"], row["paper_id"]) for row in training})
-    papers = choose(candidates(settings, topic, route, LOOKED_AT * wanted, raw), topic, wanted)
+    found = candidates(settings, topic, route, LOOKED_AT * wanted, raw)
+    papers = choose(found, topic, wanted, harvest.excluded(settings))
     chosen = views.chosen(settings.VIEWS)
     made = [row for p in papers for row in rows.make_rows(p, topic, settings.ROWS_PER_PAPER, chosen, "training")]
     if not (kept := leaks.without(made, list(tested))):
@@ -67,7 +69,7 @@ def candidates(settings: Settings, topic: Topic, route: dict, n: int, raw: Path)
     return islice((paper for paper in found if paper.abstract and not elsewhere.off_topic(paper)), n)
 
 
-def choose(papers: Iterable[Paper], topic: Topic, limit: int, excluded: Collection[str] = ()) -> list[Paper]:
+def choose(papers: Iterable[Paper], topic: Topic, limit: int, excluded: Collection[str]) -> list[Paper]:
     """At most `limit` of them, screened as the others were."""
     with tempfile.TemporaryDirectory() as folder:
         return screen(papers, Elsewhere(topic), limit, Path(folder) / "dropped.jsonl", excluded).kept

@@ -16,7 +16,7 @@ def wilson(p: float, n: float) -> tuple[float, float]:
     z = stats.norm.ppf(1 - ALPHA / 2)
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    return 0.0 if p == 0 else max(0.0, float(middle - half)), 1.0 if p == 1 else min(1.0, float(middle + half))
 
 
 def effective_n(right: np.ndarray, group: np.ndarray) -> float:
@@ -42,7 +42,9 @@ def interval_of_rate(values: Sequence[float], clusters: Sequence[Hashable]) -> t
     right, group = np.asarray(values, dtype=float), numbered(clusters)
     n = effective_n(right, group)
     alone = len(set(group)) == len(right)
-    return *wilson(float(right.mean()), n), "Wilson" if alone else f"Wilson, effective n {n:.0f} of {len(right)}"
+    return *wilson(
+        float(right.mean()), n
+    ), "Wilson" if alone else f"Wilson, effective n {n:.{n < 10:d}f} of {len(right)}"
 
 
 def interval_of_mean(values: Sequence[float]) -> tuple[float | None, float | None, str]:

@@ -7,7 +7,7 @@ import bm25s
 from helpers.papers import Paper
 
 FOUND = 2  # papers put before a question
-WORDS = 150  # of each paper, at most
+WORDS = 400  # of each paper, at most: nearly every abstract as a whole
 
 
 class Library:
@@ -27,9 +27,9 @@ class Library:
         places, scores = self.index.retrieve(words, k=min(n, len(self.papers)), show_progress=False)
         return [self.papers[place] for place, score in zip(places[0], scores[0], strict=True) if score > 0]
 
-    def before(self, question: str) -> str:
-        """The beginnings of the papers found, to be read before the question; "" if nothing is found."""
-        found = (f"{paper.title}\n{shortened(paper.text)}\n\n" for paper in self.find(question))
+    def before(self, question: str, n: int = FOUND) -> str:
+        """The `n` papers found, to be read before the question; "" if nothing is found."""
+        found = (f"{paper.title}\n{shortened(paper.text)}\n\n" for paper in self.find(question, n))
         return "".join(found)
 
 

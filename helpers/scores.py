@@ -31,7 +31,7 @@ from dataclasses import asdict
 from helpers import declaration, repeats, verdict
 from helpers.comparison import Comparison, compare, corrected
 from helpers.errors import CourseError
-from helpers.items import context, values
+from helpers.items import OWN, context, values
 from helpers.measures import INSTRUMENTS, mean, measure
 from helpers.scoring import criteria_hash, grade
 
@@ -46,6 +46,7 @@ PAIRS = (
     ("qlora", "base_rag"),
     ("base_aa", "base_4bit"),
 )
+SCORED = (*OWN, "rubric", "rubric_sampled")  # public benchmarks are asked only where somebody wants them
 SITS = {"base_rag": ("recall", "transfer", "rubric", "rubric_sampled"), "base_aa": ("rubric_sampled",)}
 
 
@@ -55,16 +56,15 @@ def score(
     items: Mapping[str, list[dict]],
     *,
     seed: int = 42,
-    probes: Sequence[dict] = (),
-    declared: str | None = None,
+    declared: Mapping | None = None,
 ) -> dict:
     """The dict described above.
 
     `results`: per row the answers (the seed's keys `id question response time_seconds` …, ours `finish_reason`,
     `thinking`, `samples`); `items`: per row {"instrument", "item"} with {"scores", "bytes", "answer", "paper_id"} of
     a choice or {"nll", "bytes"} of a text. A row without answers or items is skipped and named. `seed`: of the random
-    sign patterns, and of the trainings that name none. `probes`: data/probes.json, and `declared`: the hash that the
-    declaration about them had before training.
+    sign patterns, and of the trainings that name none. `declared`: what was declared before training, and whether it
+    was kept (`declaration.check`).
 
     Raises CourseError if answers belong to other questions, or an item's numbers are impossible.
     """
@@ -73,8 +73,7 @@ def score(
     rows = {row: score_row(row, results.get(row) or [], questions, items.get(row) or [], known) for row in names}
     comparisons, skipped = compare_rows(rows, known, seed) if rows else ([], [])
     graded = [question["id"] for question in questions if question.get("criteria")]
-    said = declaration.declare(criteria_hash(questions), probes)
-    said["kept"] = None if declared is None else declared == said["hash"]
+    said = as_measured(dict(declared or {"kept": None}), rows)
     seeds = split_seeds(rows, known, seed)
     found = verdict.conclude(comparisons, rows, skipped=skipped, seeds=seeds, kept=said["kept"])
     return {
@@ -92,6 +91,15 @@ def score(
         "verdict": found,
         "conclusion": found["headline"],
     }
+
+
+def as_measured(said: dict, rows: Mapping[str, Mapping]) -> dict:
+    """The declaration, not kept if another number of items decides than was declared."""
+    instrument, ours, _ = declaration.PRIMARY
+    measured = rows.get(ours, {"measures": {}})["measures"].get(instrument)
+    if said["kept"] and measured and measured["n"] != said["items"].get(instrument, {"n": 0})["n"]:
+        said["kept"] = False
+    return said
 
 
 def score_row(row: str, answers: list[dict], questions: Sequence[dict], items: list[dict], known: dict) -> dict:
@@ -193,7 +201,7 @@ def compare_rows(rows: dict, known: dict, seed: int) -> tuple[list[dict], list[d
     found |= dict(zip(family, corrected([found[place] for place in family], size), strict=True))
     skipped += [
         {"what": "every pair", "instrument": name, "reason": "no model was measured on it"}
-        for name in INSTRUMENTS
+        for name in SCORED
         if name not in measured
     ]
     return [

@@ -138,7 +138,7 @@ class Settings(BaseSettings):
         1, description="how often each training is repeated, with seeds from SEED on; 1 trains once"
     )
     CONTROLS: Literal["off", "placebo", "full"] = Field(
-        "placebo", description="placebo: also train on papers of other fields; full: A/A test and positive control too"
+        "placebo", description="placebo: also train on papers of other fields; full: A/A and positive control too"
     )
 
     QLORA_EPOCHS: Count = Field(3, description="passes over the training rows")

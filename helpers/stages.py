@@ -167,7 +167,7 @@ def artefact(name: str, settings: Settings, folders: Folders) -> Path | None:
         "replay": GENERAL / "replay.txt" if settings.REPLAY_RATIO else None,
         "guard": GENERAL / "guard.txt",
         "cloze": GENERAL / "cloze.json",
-        "control": folders.control if settings.CONTROLS == "full" else None,
+        "control": folders.control,
     }
     return places[name] if name in places else getattr(folders, name)
 

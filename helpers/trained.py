@@ -20,6 +20,7 @@ class History:
     held_out: list[dict] = field(default_factory=list)  # step, loss, and guard: the loss on general text
     chosen: int | None = None  # the update whose weights are the result; None until that is settled
     chosen_by: list[str] = field(default_factory=list)  # papers, or pieces of general text, that had a say in that
+    read: list[int] = field(default_factory=list)  # numbers of the rows that were read, general text left out
     declared: str = ""  # hash of what counted as success when this training began
     # differs from run to run, so it is kept beside the result, not in it:
     pace: list[dict] = field(default_factory=list)  # step, seconds, memory: bytes held at most so far

@@ -188,6 +188,9 @@ class Run:
     def choose(self) -> None:
         """Settle which weights are the result: the last, or with early stopping the best that a look has seen."""
         self.history.chosen = len(self.history.updates)
+        papers = len(self.sizes) - self.reading.replay
+        done = {row for update in self.updates[: self.history.chosen] for row in update if row < papers}
+        self.history.read = sorted(self.reading.rows[row]["number"] for row in done)
         watched = {"held_out": self.reading.held_out, "guard": self.reading.guard}.get(self.recipe.early_stopping)
         self.history.chosen_by = sorted(set(watched["paper_id"])) if watched is not None else []
         if not self.watches() or self.best(self.history) == self.history.chosen:

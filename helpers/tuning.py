@@ -100,15 +100,22 @@ def prepare(session: Session, method: str) -> Tuning:
     return made
 
 
-def others(tuning: Tuning) -> list[Tuning]:
+def to_read(tuning: Tuning) -> list[dict]:
+    """The training rows that will be read before the tokens run out, general text left out."""
+    papers = len(tuning.lengths) - tuning.reading.replay
+    planned = recipes.plan_updates(tuning.lengths, tuning.recipe, tuning.reading.replay)
+    numbers = tuning.examples["number"]
+    return [tuning.rows[n] for n in sorted({numbers[row] for update in planned for row in update if row < papers})]
+
+
+def others(tuning: Tuning, history: training.History) -> list[Tuning]:
     """The same training again: the placebo, which reads as many tokens of papers of other fields, and other seeds."""
     session, recipe = tuning.session, tuning.recipe
-    tokens = sum(row["tokens"] for row in tuning.mix)
     made = []
-    for arm in arms.trained(recipe.method, session.settings)[1:] if not tuning.declined else ():
+    for arm in arms.trained(recipe.method, session.settings)[1:] if history.updates else ():
         again = replace(recipe, seed=arm.seed)
-        if arm.row == arms.PLACEBO:
-            again = replace(again, token_budget=tokens, epochs=MANY)
+        if arm.row == arms.PLACEBO:  # as many tokens as were read, which early stopping may have ended
+            again = replace(again, token_budget=history.tokens, epochs=MANY, early_stopping="off")
         made.append(of_arm(session, arm, again))
     return made
 
@@ -239,10 +246,13 @@ def train(
     return history
 
 
-def train_others(tuning: Tuning, config: LoraConfig | None = None) -> dict[str, training.History]:
-    """{row: what happened} of the trainings that the experiment needs besides `tuning`; `config` shapes adapters."""
+def train_others(
+    tuning: Tuning, history: training.History, config: LoraConfig | None = None
+) -> dict[str, training.History]:
+    """{row: what happened} of the trainings that the experiment needs besides `tuning`, whose history is given;
+    `config` shapes adapters."""
     done = {}
-    for other in others(tuning):
+    for other in others(tuning, history):
         if other.recipe.method == "qlora":
             model = trainable.add_adapter(load_frozen(other), config, other.recipe.seed)
         else:

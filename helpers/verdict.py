@@ -6,6 +6,7 @@ from helpers.comparison import ALPHA, signed
 from helpers.declaration import FAMILY, PRIMARY
 from helpers.items import CHOICES
 
+BASES = {"qlora": "base_4bit", "full": "base_bf16"}
 METHODS = {"qlora": "QLoRA training", "full": "full fine-tuning"}
 PLACEBO = ("recall", "qlora", "placebo_qlora")
 FEW = "too few items to decide"
@@ -30,6 +31,7 @@ def conclude(
     sentences = [
         *declared(kept),
         *family(found, rows),
+        *transfer(found, rows),
         *forgetting(found, rows),
         *questions(found, rows),
         *quantisation(found),
@@ -39,7 +41,8 @@ def conclude(
         *left_out(skipped),
     ]
     late = "; but the declaration was changed after training, so this is exploratory" if kept is False else ""
-    return {"code": code, "headline": headline(code, found, rows, skipped) + late + ".", "sentences": sentences}
+    told = headline(code, found, rows, skipped) + other_seeds(seeds) + late
+    return {"code": code, "headline": f"{told}.", "sentences": sentences}
 
 
 def code_of(found: Mapping[tuple, Mapping]) -> str:
@@ -78,15 +81,24 @@ def headline(code: str, found: Mapping, rows: Mapping, skipped: Sequence[Mapping
         )
     placebo = found[PLACEBO]
     if code == "no_better_than_placebo":
+        than = "worse than" if placebo["verdict"] == "worse" else "not measurably better than"
         return (
-            f"QLoRA training took the model {change}, {numbers}, but it was not measurably better than the same "
-            f"training on papers of other fields: {difference(placebo)} ({interval(placebo)})"
+            f"QLoRA training took the model {change}, {numbers}, but it was {than} the same training on papers of "
+            f"other fields: {difference(placebo)} ({interval(placebo)})"
         )
     return (
-        f"The model learned facts of the {c['clusters']} papers it was asked about: QLoRA training took it {change}, "
+        f"The model learned facts of its topic: QLoRA training took it {change}, "
         f"{numbers}, and beat the same training on papers of other fields by {difference(placebo)} "
         f"({interval(placebo)})"
     )
+
+
+def other_seeds(seeds: Sequence[Mapping]) -> str:
+    """Said beside the headline where trainings with other seeds went another way."""
+    found = next((one["differences"].values() for one in seeds if one["instrument"] == PRIMARY[0]), ())
+    if not found or min(found) > 0 or max(found) < 0:
+        return ""
+    return f"; other training seeds do not agree ({points(min(found))} to {points(max(found))} points)"
 
 
 def nothing(rows: Mapping, skipped: Sequence[Mapping]) -> str:
@@ -134,6 +146,18 @@ def family(found: Mapping, rows: Mapping) -> list[str]:
     return said
 
 
+def transfer(found: Mapping, rows: Mapping) -> list[str]:
+    """What the same kinds of items from papers that were held out say."""
+    c = found.get(("transfer", "qlora", "base_4bit"))
+    if c is None or c["verdict"] == FEW:
+        return []
+    return [
+        f"On facts of papers held out of training, qlora − base_4bit: {named(c)}, {difference(c)} ({interval(c)}; "
+        f"{size(c)}; exploratory). What is gained there too is knowledge of the field, or of such items, and not of "
+        "the papers that were read."
+    ]
+
+
 def forgetting(found: Mapping, rows: Mapping) -> list[str]:
     """What training cost elsewhere, and the largest loss that the intervals leave open."""
     said = []
@@ -163,15 +187,15 @@ def questions(found: Mapping, rows: Mapping) -> list[str]:
     """What the written questions show, and what so few of them cannot."""
     said = []
     for method, words in METHODS.items():
-        c = next((c for (instrument, a, _), c in found.items() if (instrument, a) == ("rubric", method)), None)
+        c = found.get(("rubric", method, BASES[method]))
         if c is None:
             continue
         before, after = (f"{rate(rows, c, row):.3f}" for row in (c["b"], c["a"]))
         same = c["low"] == c["high"] == 0
         numbers = "" if c["low"] is None or same else f"; {difference(c)} ({interval(c)})"
         mde = c["minimum_detectable_effect"]
-        limit = f" So few would probably miss any difference below {mde:.2f}," if mde else ""
-        more = " and more answers to the same questions would not change that." if mde else ""
+        limit = f" So few would probably miss any difference below {mde:.2f};" if mde else ""
+        more = " more answers to the same questions would shrink only the luck of the draw." if mde else ""
         said.append(
             f"The {c['n']} written questions, {words}: {named(c)} in the rubric score, {before} before, {after} after"
             f"{', the same on each' if same else numbers}.{limit}{more}"

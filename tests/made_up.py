@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from helpers import declaration
 from helpers.questions import load
 from helpers.scores import score
 
@@ -55,12 +56,13 @@ def items(row, rate, papers=60, cloze=0.6, general=0.0):
     return told + texts(row, "bits_per_byte", -rate / 10, 25) + texts(row, "general_bits", general, 40)
 
 
-def run(rates, *, known=None, guards=None, papers=60, **more):
+def run(rates, *, known=None, guards=None, papers=60, seed=42, kept=None):
     """scores.json of a run with these recall rates; `known`: {row: questions answered right}, default 1;
     `guards`: {row: {"cloze": rate, "general": bits added}}."""
     given = {row: items(row, rate, papers, **(guards or {}).get(row, {})) for row, rate in rates.items()}
     results = {row: answers(row, (known or {}).get(row, 1)) for row in rates}
-    return score(results, QUESTIONS, given, **more)
+    more = {"declared": declared(given, kept)} if kept is not None else {}
+    return score(results, QUESTIONS, given, seed=seed, **more)
 
 
 def without(*rows, **changed):
@@ -71,3 +73,10 @@ WIN = RATES
 TIE = RATES | {"qlora": 0.31, "full": 0.33}
 LOSS = RATES | {"qlora": 0.12, "full": 0.15}
 PLACEBO_TOO = RATES | {"placebo_qlora": 0.5}
+
+
+def declared(measured, kept=True):
+    """A declaration about as many recall items as these rows were asked, as `declaration.check` returns it."""
+    asked = {item["item"] for row in measured.values() for item in row if item["instrument"] == "recall"}
+    said = declaration.declare("rubric", [], [])
+    return said | {"items": {"recall": {"n": len(asked), "papers": len(asked)}}, "kept": kept, "made": 1}

@@ -29,8 +29,8 @@ def main(method, lengths, batch_size, accumulation=1, checkpointing=False, dtype
     plan = planner.plan(embedded(), recipe, rank, lengths=largest, graded=sum(largest) - len(largest))
     choose = random.Random(1)
     rows = [
-        {"input_ids": choose.choices(range(9, 40_000), k=n), "answer_from": 1, "paper_id": "1"}
-        for n in lengths * updates
+        {"input_ids": choose.choices(range(9, 40_000), k=n), "answer_from": 1, "paper_id": "1", "number": number}
+        for number, n in enumerate(lengths * updates)
     ]
     how = attention.for_training("auto", recipe.dtype)
     if method == "full":

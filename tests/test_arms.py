@@ -73,7 +73,9 @@ def test_there_are_no_more_placebo_papers_than_training_papers(sample):
         Paper(paper_id=str(n), source="PubMed", title=f"Bridges of town {n}", journal=f"J {n}", abstract=[long(n)])
         for n in range(40)
     ]
-    assert len(placebo.choose(others, TOPIC, 7)) == 7
+    assert len(placebo.choose(others, TOPIC, 7, ())) == 7
+    excluded = {"3", "4"}
+    assert not excluded & {paper.paper_id for paper in placebo.choose(others, TOPIC, 40, excluded)}
 
 
 def long(n):
@@ -94,7 +96,7 @@ def test_without_other_papers_there_is_a_way_out(sample):
 
 
 TEXTS = {
-    "Rituximab in pemphigus": "Rituximab helped. " * 90,
+    "Rituximab in pemphigus": "Rituximab helped. " * 300,
     "Diet in coeliac disease": "No gluten was eaten.",
     "Models of lupus": "A graph of interferon genes.",
 }
@@ -113,6 +115,8 @@ def test_the_paper_that_shares_most_words_comes_first():
 
 
 def test_what_is_read_before_a_question_is_cut():
-    before = retrieval.Library(PAPERS).before("rituximab for pemphigus, and gluten")
+    library = retrieval.Library(PAPERS)
+    before = library.before("rituximab for pemphigus, and gluten")
     assert before.startswith("Rituximab in pemphigus\nRituximab helped.") and "No gluten was eaten.\n\n" in before
+    assert library.before("rituximab for pemphigus, and gluten", 1) == before.partition("\n\n")[0] + "\n\n"
     assert len(before.split("\n\n")[0].split()) == 3 + retrieval.WORDS + 1

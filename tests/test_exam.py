@@ -10,6 +10,7 @@ from peft import LoraConfig
 
 from helpers import (
     changes,
+    declaration,
     exam,
     files,
     instruments,
@@ -40,7 +41,7 @@ def row(n, subject="TNF-α"):
 
 
 def probe(n):
-    asked = {"question": f"TNF in study {n} was", "options": [" high", " low"], "answer": n % 2}
+    asked = {"question": f"On TNF: … ≥ {n} µg/L is", "options": ["high", "low"], "answer": 0}
     return {"id": f"P{n}", "instrument": ("recall", "transfer", "reading")[n % 3], "paper_id": str(n), **asked}
 
 
@@ -142,11 +143,18 @@ def adapted_session(candidate):
 def test_adapters_take_turns_on_one_base(open_stage):
     stage = open_stage(WHICH="qlora", CONTROLS="placebo", SEEDS=2)
     job, history, _ = trained(stage, "qlora")
-    done = tuning.train_others(job, LoraConfig(**tiny.LORA))
+    done = tuning.train_others(job, history, LoraConfig(**tiny.LORA))
     assert list(done) == ["placebo_qlora", "qlora_s43"]
     read = [history.tokens, *(other.tokens for other in done.values())]
     largest = max(update["tokens"] for other in done.values() for update in other.updates)
     assert max(read) - min(read) <= largest, "as many tokens, to within an update"
+    assert done["qlora_s43"].updates != history.updates, "in another order"
+    records = {row: files.read_json(stage.folders.model(row) / "training.json") for row in ("qlora", *done)}
+    assert {row: record["recipe"]["seed"] for row, record in records.items()} == {
+        "qlora": 42,
+        "placebo_qlora": 42,
+        "qlora_s43": 43,
+    }
     ids, logits = torch.arange(20, 60)[None], {}
     candidate = exam.candidate(stage)
     for _ in range(2):
@@ -162,8 +170,8 @@ def test_adapters_take_turns_on_one_base(open_stage):
 
 def test_controls_sit_the_exam_too(open_stage):
     stage = open_stage(WHICH="qlora", CONTROLS="full")
-    job, _, _ = trained(stage, "qlora")
-    tuning.train_others(job, LoraConfig(**tiny.LORA))
+    job, history, _ = trained(stage, "qlora")
+    tuning.train_others(job, history, LoraConfig(**tiny.LORA))
     candidate = exam.candidate(stage)
     exam.answer(candidate, QUESTIONS)
     measured = exam.measure(candidate)
@@ -300,7 +308,10 @@ def test_only_models_that_were_examined_are_evidence(open_stage):
     stage = open_stage(CONTROLS="placebo")
     statuses = {2: "done", 5: "done", 7: "skipped"}
     for number, status in statuses.items():
-        files.write_json(stage_of(number).receipt(stage.folders), {"status": status})
+        same = {"settings": {"CONTROLS": "placebo", "SEEDS": 1, "SEED": 42}}
+        files.write_json(
+            stage_of(number).receipt(stage.folders), {"stage": str(number), "status": status, "key": same}
+        )
     for name in ("base_4bit", "base_rag", "qlora", "placebo_qlora", "full", "base_bf16", "qlora_s43"):
         files.write_json(stage.folders.results(name), [{"model": name}])
         files.write_jsonl(stage.folders.items_of(name), [{"row": name}])
@@ -308,6 +319,45 @@ def test_only_models_that_were_examined_are_evidence(open_stage):
     examined = ["base_4bit", "base_rag", "qlora", "placebo_qlora"]
     assert results == {name: [{"model": name}] for name in examined}
     assert found == {name: [{"row": name}] for name in examined}, "what an earlier run left does not count"
+    with pytest.raises(CourseError, match="2 was run with CONTROLS=placebo, and this notebook has CONTROLS=off"):
+        exam.evidence(open_stage(CONTROLS="off"))
+
+
+def test_only_what_was_read_is_asked_for(open_stage):
+    stage = open_stage(WHICH="qlora", TOKEN_BUDGET=300)
+    job, history, _ = trained(stage, "qlora")
+    planned = [row["paper_id"] for row in tuning.to_read(job)]
+    assert [job.rows[n]["paper_id"] for n in history.read] == planned and 0 < len(planned) < 12
+    asked = {item["item"] for item in exam.items_for(exam.candidate(stage)) if item["instrument"] == "recall"}
+    assert asked == {f"P{n}" for n in (0, 3) if str(n) in planned}
+
+
+def test_rows_of_papers_that_nobody_collected_are_looked_up_themselves(open_stage, tmp_path):
+    own = tmp_path / "own.json"
+    files.write_json(own, [row(n, "Interferon") for n in range(50, 56)])
+    stage = open_stage(WHICH="qlora", TRAINING_DATA=str(own))
+    trained(stage, "qlora")
+    candidate = exam.candidate(stage)
+    assert "Interferon" in candidate.before("base_rag")("What about interferon?")
+    assert not any(item["instrument"] == "recall" for item in exam.items_for(candidate)), "others' papers"
+
+
+def test_a_declaration_lasts_as_long_as_the_weights(open_stage):
+    stage = open_stage()
+    stage.stage = SimpleNamespace(name="4_qlora_finetune")
+    job = tuning.prepare(stage, "qlora")
+    first = declaration.of_run(stage, tuning.to_read(job))
+    history = tuning.train(job, build(job), declared=first["hash"])
+    rows = files.read_json(stage.folders.training_data)
+    assert history.declared == first["hash"]
+    assert declaration.check(stage, rows) == first | {"kept": True, "made": 1}
+    probes = files.read_json(stage.folders.probes)
+    files.write_json(stage.folders.probes, [probes[0] | {"answer": 1}, *probes[1:]])
+    again = declaration.of_run(stage, tuning.to_read(job))
+    assert tuning.train(job, build(job), declared=again["hash"]).declared == first["hash"], (
+        "they were not trained anew"
+    )
+    assert declaration.check(stage, rows) == first | {"kept": False, "made": 2}
 
 
 # small parts

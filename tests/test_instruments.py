@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from helpers import chat, files, held_out, instruments, items, likelihood, models, questions
+from helpers import chat, held_out, instruments, items, likelihood, models, questions
 from helpers.errors import CourseError
 from helpers.leaks import word_runs
 
@@ -170,7 +170,7 @@ def test_a_guard_item_that_cannot_be_asked_is_refused(tmp_path):
         instruments.of_the_guard(10, path)
 
 
-def test_probes_and_held_out_papers_are_items(tmp_path):
+def test_probes_and_held_out_papers_are_items():
     probe = {
         "id": "P1",
         "instrument": "recall",
@@ -179,8 +179,6 @@ def test_probes_and_held_out_papers_are_items(tmp_path):
         "options": ["a", "b"],
         "answer": 1,
     }
-    files.write_json(tmp_path / "probes.json", [probe | {"kind": "name"}])
-    files.write_json(tmp_path / "heldout.json", PAPERS[:1])
-    first, second = instruments.of_papers(tmp_path / "probes.json", tmp_path / "heldout.json")
+    first, second = instruments.of_papers([probe | {"answer": 1}], PAPERS[:1])
     assert first == CHOICES[0] | {"item": "P1", "paper_id": "7", "context": "It", "options": ["a", "b"], "answer": 1}
     assert second == TEXTS[0]

@@ -22,7 +22,7 @@ from helpers.paths import ROOT, Folders
 from helpers.scores import score
 from helpers.stages import STAGES
 from helpers.topics import load_topic
-from tests import experiment
+from tests import experiment, made_up
 
 matplotlib.use("agg")
 
@@ -189,7 +189,8 @@ def made():
     found = {}
     for kind, (options, _) in KINDS.items():
         answers, items = experiment.evidence(**{"papers": 12} | options)
-        found[kind] = answers, items, score(answers, experiment.ASKED, items, seed=42)
+        said = made_up.declared(items)
+        found[kind] = answers, items, score(answers, experiment.ASKED, items, seed=42, declared=said)
     return found
 
 
@@ -351,14 +352,14 @@ def test_the_first_screen_has_the_route_and_the_data(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("declared", "told"), [("", "exploratory"), ("own", "were fixed before"), ("x", "changed after")]
+    ("kept", "told"), [(None, "exploratory"), (True, "were fixed before"), (False, "changed after")]
 )
-def test_whether_the_declaration_was_kept_is_said(made, tmp_path, declared, told):
-    answers, items, scores = made["tie"]
-    own = scores["declaration"]["hash"]
-    again = score(answers, experiment.ASKED, items, declared={"": None, "own": own}.get(declared, declared))
-    text = index(tmp_path, again)
-    assert told in text[: text.index("How sure are we?")] and own[:12] in text
+def test_whether_the_declaration_was_kept_is_said(made, tmp_path, kept, told):
+    answers, items, _ = made["tie"]
+    said = made_up.declared(items, kept)
+    text = index(tmp_path, score(answers, experiment.ASKED, items, declared=said if kept is not None else None))
+    assert told in text[: text.index("How sure are we?")]
+    assert (said["hash"][:12] in text) == (kept is not None)
 
 
 def test_questions_stand_beside_the_papers_on_them_and_open_to_the_answers(made, tmp_path):

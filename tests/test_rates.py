@@ -60,3 +60,10 @@ def test_the_interval_of_a_mean_is_students():
     theirs = stats.ttest_1samp(values, 0).confidence_interval()
     assert interval_of_mean(values)[:2] == pytest.approx((theirs.low, theirs.high), abs=1e-12)
     assert interval_of_mean([0.5])[:2] == (None, None)
+
+
+def test_an_interval_never_leaves_its_own_rate_out():
+    for n in range(1, 301):
+        for right in {0, 1, n // 2, n - 1, n}:
+            low, high = wilson(right / n, n)
+            assert 0 <= low <= right / n <= high <= 1, (right, n)

@@ -75,8 +75,8 @@ def test_shell_is_shell(block):
 
 @pytest.mark.parametrize("line", make_lines())
 def test_make_lines_are_understood(line):
-    """By make, and by the runner's own check of names and values."""
-    from helpers import order, settings
+    """By make, and by the check of names and values of what it calls."""
+    from helpers import control, order, settings
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     call = re.sub(r"\bmake\b", "make -n", line, count=1)
@@ -85,6 +85,9 @@ def test_make_lines_are_understood(line):
     words = [
         word for word in re.findall(r"[A-Z_]+=(?:'[^']*'|\"[^\"]*\"|\S*)", line) if not word.startswith("PYTHON=")
     ]
+    if " control" in line:
+        settings.check_names(control.read(words)[0], line)
+        return
     given = order.read_order([re.sub("['\"]", "", word) for word in words], {})
     settings.check_names(given.values, line)
 
@@ -95,12 +98,12 @@ def test_the_file_tree_names_every_helper():
     assert ours - {"__init__.py"} <= named, f"without a line in the README: {sorted(ours - named - {'__init__.py'})}"
 
 
-@pytest.mark.parametrize("name", ["recorded run", "timings"])
+@pytest.mark.parametrize("name", ["recorded run", "control", "timings"])
 def test_the_tables_are_those_of_what_is_recorded(name):
     from helpers import record
 
     start, end = record.marks(name)
-    made = {"recorded run": record.summary, "timings": record.timings}[name]()
+    made = {"recorded run": record.summary, "control": record.control, "timings": record.timings}[name]()
     assert f"{start}\n{made}\n{end}" in readme()
 
 

@@ -29,7 +29,7 @@ BEGIN = """from helpers import session
 from helpers.stages import artefact
 
 stage = session.begin("{name}", globals())"""
-WORK = """for name in stage.stage.outputs:
+WORK = """for name in stage.stage.leaves(stage.resolved):
     path = artefact(name, stage.resolved, stage.folders)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{name} {stage.settings.MAX_PAPERS if name == 'papers' else ''}")"""
@@ -48,7 +48,7 @@ class Tree:
         return self.root / "notebooks" / f"{STAGES[number - 1].name}.ipynb"
 
     def write(self, number: int, work: str = WORK, parameters: str | None = None) -> None:
-        """A stage's notebook; only 3 reads MAX_PAPERS, and only into `papers`, which only 8 reads."""
+        """A stage's notebook; only 3 reads MAX_PAPERS, and only into `papers`, which only 5 reads."""
         name = STAGES[number - 1].name
         parameters = parameters or (PARAMETERS if number == 3 else PARAMETERS.splitlines()[0])
         cells = [nbformat.v4.new_markdown_cell(f"# {number} · toy $x^2$")]
@@ -107,7 +107,7 @@ def finished(tmp_path_factory) -> Tree:
     shutil.copytree(ROOT / "helpers", tree.root / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
     for folder in ("notebooks", "data/benchmark", "data/topics"):
         (tree.root / folder).mkdir(parents=True)
-    (tree.root / "data/benchmark/questions.json").write_text("[]")
+    shutil.copy(ROOT / "data/benchmark/questions.json", tree.root / "data/benchmark")
     (tree.root / "data/topics/autoimmune.json").write_text("{}")
     for stage in STAGES:
         tree.write(stage.number)
@@ -150,10 +150,10 @@ def test_touched_files_and_comments_rerun_nothing(tree):
 
 
 def test_one_setting_reruns_what_it_reaches_and_a_damaged_output_its_stage(tree):
-    (tree.reports / "results_qlora.json").write_text("bitten")
+    (tree.reports / "results_full.json").write_text("bitten")
     outcome = tree.run("MAX_PAPERS=12", "SEED=42")  # 42 is the default: not a change
-    assert outcome.ran == {3, 5}, outcome.text  # the answers came back the same, so 8 has nothing to do
-    assert "setting changed: MAX_PAPERS" in outcome.text and "results_qlora.json is damaged" in outcome.text
+    assert outcome.ran == {3, 5, 7}, outcome.text  # the answers came back the same, so 8 has nothing to do
+    assert "setting changed: MAX_PAPERS" in outcome.text and "results_full.json is damaged" in outcome.text
     assert tree.receipt(3)["key"]["settings"]["MAX_PAPERS"] == 12
     assert tree.run("MAX_PAPERS=12").ran == set()
 

@@ -12,7 +12,7 @@ from helpers.errors import CourseError
 from helpers.measures import INSTRUMENTS
 from helpers.scores import score
 from helpers.scoring import criteria_hash
-from tests.made_up import QUESTIONS, RATES, WIN, answers, choices, items, run, texts, without
+from tests.made_up import QUESTIONS, RATES, WIN, answers, choices, declared, items, run, texts, without
 
 
 def compared(scores, instrument, a="qlora", b="base_4bit"):
@@ -21,7 +21,7 @@ def compared(scores, instrument, a="qlora", b="base_4bit"):
 
 def test_every_number_follows_from_the_inputs():
     scores = run(WIN, known={"qlora": 9})
-    assert scores["criteria_hash"] == criteria_hash(QUESTIONS) == scores["declaration"]["criteria_hash"]
+    assert scores["criteria_hash"] == criteria_hash(QUESTIONS)
     row, told = scores["rows"]["qlora"], items("qlora", WIN["qlora"])
     for name in ("recall", "transfer", "reading", "cloze"):
         asked = [one for one in told if one["instrument"] == name]
@@ -200,14 +200,14 @@ def test_the_split_finds_the_variances_it_was_given():
     assert np.mean([one["standard_error"] ** 2 for one in found]) == pytest.approx(np.var(means), rel=0.2)
 
 
-def test_a_declaration_is_kept_or_not():
-    probes = [{"id": "a", "instrument": "recall", "paper_id": "P1", "question": "?", "answer": 0}]
-    first = score({}, QUESTIONS, {}, probes=probes)["declaration"]
-    assert first["kept"] is None
-    again = score({}, QUESTIONS, {}, probes=probes, declared=first["hash"])["declaration"]
-    assert again == first | {"kept": True}
-    changed = [probes[0] | {"answer": 1}]
-    assert score({}, QUESTIONS, {}, probes=changed, declared=first["hash"])["declaration"]["kept"] is False
+def test_a_declaration_stays_as_it_was_made_unless_other_items_decide():
+    measured = {"qlora": items("qlora", 0.5)}
+    assert score({}, QUESTIONS, measured)["declaration"] == {"kept": None}
+    for kept in (True, False):
+        said = declared(measured, kept)
+        assert score({}, QUESTIONS, measured, declared=said)["declaration"] == said
+    fewer = declared({"qlora": measured["qlora"][1:]})
+    assert score({}, QUESTIONS, measured, declared=fewer)["declaration"]["kept"] is False
 
 
 def test_answers_that_do_not_belong_are_refused():

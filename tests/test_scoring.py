@@ -6,7 +6,8 @@ import re
 import pytest
 
 from helpers.questions import load
-from helpers.scoring import STRUCTURAL, criteria_hash, grade, mean_score, sentences, words
+from helpers.scoring import criteria_hash, grade, mean_score
+from helpers.vocabulary import STRUCTURAL, sentences, words
 
 QUESTIONS = load()
 BY_ID = {question["id"]: question for question in QUESTIONS}
@@ -24,7 +25,14 @@ NEUTRAL = "This is a subject on which much has been written over the years. The 
 
 
 def keywords(question):
-    return [alias for c in question["criteria"] if c["points"] > 0 for group in c["any_of"] for alias in group]
+    return [
+        alias
+        for c in question["criteria"]
+        if c["points"] > 0
+        for group in c["any_of"]
+        for alias in group
+        if alias[0] != "-"
+    ]
 
 
 def scores_of(nulls, question):
@@ -64,6 +72,7 @@ def test_null_answers_score_nothing(question):
     nulls |= {f"reference {other['id']}": other["reference"] for other in QUESTIONS if other is not question}
     too_high = {name: score for name, score in scores_of(nulls, question).items() if score > 0.2}
     assert not too_high
+    assert max(scores_of(nulls, question).values()) < grade(reference, question).score
 
 
 @each_question
@@ -178,6 +187,41 @@ def test_a_warning_against_it_does_not(id, sentence):
     assert grade(sentence, BY_ID[id]).score >= 0
 
 
+@pytest.mark.parametrize(
+    ("id", "sentence", "met"),
+    [
+        ("Q005", "Graves' disease causes hyperthyroidism and Hashimoto's causes hypothyroidism.", ["2", "4"]),
+        ("Q005", "Hashimoto's causes hypothyroidism and Graves' disease causes hyperthyroidism.", ["2", "4"]),
+        ("Q005", "Graves' disease causes hypothyroidism and Hashimoto's causes hyperthyroidism.", ["8"]),
+        ("Q005", "Hashimoto's causes hyperthyroidism and Graves' disease causes hypothyroidism.", ["8"]),
+        ("Q005", "Graves' disease is treated with methimazole and Hashimoto's with levothyroxine.", ["5", "6"]),
+        ("Q005", "Graves' disease is treated with levothyroxine and Hashimoto's with methimazole.", ["7"]),
+        ("Q005", "In Graves' disease, antibodies to TPO are found, and in Hashimoto's, to the TSH receptor.", []),
+        ("Q006", "Crohn's is limited to the mucosa of the colon and ulcerative colitis to no part of the gut.", []),
+        ("Q008", "Secukinumab blocks IL-17 and guselkumab blocks IL-23.", ["2", "3"]),
+        ("Q008", "IL-23 is blocked by guselkumab, and IL-17 is blocked by secukinumab.", ["2", "3"]),
+        ("Q008", "Secukinumab blocks IL-23 and guselkumab blocks IL-17.", []),
+        ("Q002", "Methotrexate is taken once a week, with folic acid every day.", ["3"]),
+        ("Q007", "The antibody to look for is anti-SS-A.", ["2"]),
+        ("Q007", "Anti-SS-A/Ro and anti-SS-B/La antibodies are typical of the disease.", ["2"]),
+        ("Q009", "If there is an infection, ciprofloxacin may be given without worry.", ["7"]),
+        ("Q009", "It is not known if ciprofloxacin may be given.", []),
+    ],
+)
+def test_a_fact_belongs_to_whom_it_is_said_of(id, sentence, met):
+    assert grade(sentence, BY_ID[id]).met == [f"{id}.{n}" for n in met]
+
+
+@each_question
+def test_aliases_are_well_formed(question):
+    """Every alias has words, stands once in its group, and the first group begins with a name."""
+    for criterion in question["criteria"]:
+        groups = criterion["any_of"]
+        assert all(words(piece) for group in groups for alias in group for piece in alias.lstrip("-").split("..."))
+        assert all(len(group) == len(set(group)) for group in groups)
+        assert not groups[0][0].startswith("-")
+
+
 TOY = {
     "id": "T1",
     "question": "Which drug is given for lupus?",
@@ -185,6 +229,7 @@ TOY = {
         {"id": "a", "points": 3, "text": "", "any_of": [["hydroxychloroquine"], ["lupus", "every patient"]]},
         {"id": "b", "points": 1, "text": "", "any_of": [["do not stop"], ["steroid"]]},
         {"id": "c", "points": -2, "text": "", "any_of": [["stop steroids"]]},
+        {"id": "d", "points": -1, "text": "", "any_of": [["vaccine ... forbidden"], ["-live"]]},
     ],
 }
 
@@ -206,17 +251,46 @@ TOY = {
         ("In lupus, do not stop the steroid at once.", ["b"]),
         ("In lupus, do not stop steroids at once.", ["b"]),
         ("In lupus, you should stop steroids at once.", ["c"]),
+        ("In lupus, you should stop steroids if the skin is clear.", ["c"]),
+        ("If you stop steroids, the skin may suffer from it.", []),
+        ("Hydroxychloroquine plays no part in lupus.", []),
+        ("In lupus, vaccines of any kind are forbidden.", ["d"]),
+        ("In lupus, vaccines and salt are forbidden.", []),
+        ("In lupus, live vaccines are forbidden.", []),
     ],
 )
 def test_the_rules_one_by_one(answer, met):
     graded = grade(answer, TOY)
     assert graded.met == met
-    assert graded.score == sum({"a": 3, "b": 1, "c": -2}[id] for id in met) / 4
+    assert graded.score == sum({"a": 3, "b": 1, "c": -2, "d": -1}[id] for id in met) / 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "met"),
+    [
+        ("Methotrexate is the first drug. It is taken once a day.", ["Q002.3", "Q002.7"]),
+        ("Methotrexate is the first drug. Prednisone is taken once a day.", ["Q002.3"]),
+        (
+            "**Hashimoto's thyroiditis**\n- The gland slowly becomes underactive.\n- Treatment: levothyroxine",
+            ["Q005.4", "Q005.6"],
+        ),
+        (
+            "**Graves' disease**\n- The gland slowly becomes underactive.\n- Treatment: levothyroxine",
+            ["Q005.7", "Q005.8"],
+        ),
+    ],
+)
+def test_a_sentence_is_read_with_what_it_points_back_to(answer, met):
+    assert grade(answer, BY_ID[met[0][:4]]).met == met
 
 
 def test_words_are_compared_without_dress():
     assert words("Sjögren’s α-synuclein; IL‑17A") == words("sjogren alpha synuclein IL-17A")
     assert words("titre 1/80, antibodies") == ("titre", "1:80", ",", "antibody")
+    assert words("IL17, anti-SS-A") == ("il", "17", ",", "anti", "ssa") and words("non-specific") == ("nonspecific",)
+    assert words("RF – a marker") == ("rf", ",", "a", "marker")
+    assert words("First drug: MTX") == ("first", "drug", ".", "is", "mtx")
+    assert words("≥10 points (95 %)") == ("at", "least", "10", "point", "95", "percent")
 
 
 def test_a_question_without_criteria_is_not_graded():

@@ -11,7 +11,7 @@ from helpers.verdict import conclude
 from tests.made_up import LOSS, PLACEBO_TOO, QUESTIONS, RATES, TIE, WIN, answers, choices, items, run, without
 
 CASES = {
-    "win": (WIN, 60, "better_than_placebo", "The model learned facts of the 60 papers"),
+    "win": (WIN, 60, "better_than_placebo", "The model learned facts of its topic"),
     "tie": (TIE, 60, "no_difference", "No measurable difference: "),
     "loss": (LOSS, 60, "worse", "QLoRA training made the model worse: "),
     "too few papers": (WIN, 6, "too_few", "Too few papers to decide"),
@@ -116,7 +116,7 @@ def test_the_questions_say_what_they_cannot_show():
     sentence = said(scores, "The 10 written questions, QLoRA training: no measurable difference")
     mde = next(c["minimum_detectable_effect"] for c in scores["comparisons"] if c["instrument"] == "rubric")
     assert "0.100 before, 0.300 after" in sentence and f"any difference below {mde:.2f}" in sentence
-    assert "more answers to the same questions would not change that" in sentence
+    assert "would shrink only the luck of the draw" in sentence
     assert "a gain" in said(run(WIN, known={"qlora": 9}), "The 10 written questions, QLoRA training")
 
 
@@ -148,33 +148,66 @@ def test_the_model_against_itself(known, start):
 
 
 def test_a_changed_declaration_is_in_the_headline():
-    scores = run(WIN, declared="another")
+    scores = run(WIN, kept=False)
     assert scores["conclusion"].endswith("; but the declaration was changed after training, so this is exploratory.")
     assert said(scores, "The items, the rubrics or the rules are not those declared")
-    assert said(run(WIN, declared=scores["declaration"]["hash"]), "The outcome, its test and its items are those")
+    assert said(run(WIN, kept=True), "The outcome, its test and its items are those")
 
 
 def test_nothing_tested():
     assert conclude([], {}, skipped=[], seeds=[], kept=None)["headline"].startswith("Nothing could be compared")
 
 
-def test_the_declaration_counts_and_is_sealed():
+def test_the_declaration_counts_what_will_be_read_and_is_sealed():
     probes = [
-        {"id": one["item"], "instrument": "recall", "paper_id": one["paper_id"], "options": ["a", "b"], "answer": 1}
+        {
+            "id": one["item"],
+            "instrument": "recall",
+            "paper_id": one["paper_id"],
+            "options": ["low", "high"],
+            "answer": 1,
+        }
+        | {"question": f"From a paper on lupus: … item {one['item']} was"}
         for one in choices("qlora", "recall", RATES["qlora"], 20, 3)
     ]
-    declared = declaration.declare("abc", probes)
+    rows = [
+        {"paper_id": probe["paper_id"], "completion": f"We saw that item {probe['id']} was high."} for probe in probes
+    ]
+    declared = declaration.declare("abc", probes, rows)
     assert declared["items"] == {"recall": {"n": 60, "papers": 20}} and len(declared["family"]) == 3
-    assert declared == declaration.declare("abc", probes) and len(declared["hash"]) == 64
-    changes = [declaration.declare("abd", probes), declaration.declare("abc", probes[1:])]
-    changes.append(declaration.declare("abc", [probes[0] | {"options": ["a", "c"]}, *probes[1:]]))
+    assert declared == declaration.declare("abc", probes, rows) and len(declared["hash"]) == 64
+    changes = [declaration.declare("abd", probes, rows), declaration.declare("abc", probes[1:], rows)]
+    changes.append(declaration.declare("abc", [probes[0] | {"options": ["so", "high"]}, *probes[1:]], rows))
     assert len({declared["hash"], *(one["hash"] for one in changes)}) == 4
     told = declaration.sentences(declared)
     assert "qlora − base_4bit, on 60 items of 20 papers" in told[0] and "error rate of 5 %" in told[1]
     assert declared["hash"][:12] in told[-1] and all(sentence.endswith(".") for sentence in told)
+    assert declaration.declare("abc", probes, rows[:30])["items"]["recall"]["n"] == 30, (
+        "what is not read is not asked"
+    )
 
 
 def test_a_rule_changed_in_the_code_changes_the_seal(monkeypatch):
-    before = declaration.declare("abc", [])["hash"]
+    before = declaration.declare("abc", [], [])["hash"]
     monkeypatch.setattr(declaration, "ALPHA", 0.1)
-    assert declaration.declare("abc", [])["hash"] != before
+    assert declaration.declare("abc", [], [])["hash"] != before
+    monkeypatch.undo()
+    monkeypatch.setattr(declaration, "code_of", lambda *modules: "another grader")
+    assert declaration.declare("abc", [], [])["hash"] != before
+
+
+@pytest.mark.parametrize(("verdict", "told"), [("worse", "it was worse than"), ("tie", "not measurably better than")])
+def test_a_placebo_that_is_better_is_not_called_a_tie(verdict, told):
+    rates = RATES | {"placebo_qlora": {"worse": 0.95, "tie": RATES["qlora"]}[verdict]}
+    scores = run(rates)
+    assert scores["verdict"]["code"] == "no_better_than_placebo" and told in scores["conclusion"]
+
+
+def test_other_seeds_that_disagree_are_in_the_headline():
+    scores = run(RATES | {"qlora_s43": 0.1, "qlora_s44": 0.12})
+    assert "; other training seeds do not agree (" in scores["conclusion"]
+    assert "do not agree" not in run(RATES | {"qlora_s43": RATES["qlora"]})["conclusion"]
+
+
+def test_what_held_out_papers_gained_is_said():
+    assert said(run(WIN), "On facts of papers held out of training, qlora − base_4bit")
