@@ -20,7 +20,10 @@ Aliases = Annotated[list[Text], Field(min_length=1)]
 
 
 class Criterion(BaseModel):
-    """One thing an answer may say. `any_of` is a list of alias groups: every group needs one alias in a sentence."""
+    """One thing an answer may say. `any_of` is a list of alias groups: every group needs one alias in a sentence.
+
+    A final `*`, `...` and a leading `-` in an alias mean what helpers/scoring.py says.
+    """
 
     model_config = ConfigDict(extra="forbid")
 

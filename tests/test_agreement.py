@@ -4,8 +4,8 @@
 criteria it meets by the reading of one labeller, an author and no clinician, who had not seen the aliases. The same
 labeller read them twice (kappa 0.988), which bounds from above what any grader can reach here. The aliases were
 fitted to these answers. `rubric_labels_fresh.json`: 35 answers written and labelled afterwards and 19 of small
-models, by readers who saw the criteria and nothing of the grader; the rubric was not touched after it had met them. An
-earlier test half, on which it reached 0.66, went into the fitting.
+models, by readers who saw the criteria and nothing of the grader; the rubric was not touched after it had met them.
+An earlier test half, on which it reached 0.66, went into the fitting.
 """
 
 import json

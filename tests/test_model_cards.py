@@ -18,7 +18,11 @@ RECORD = {
         "licence": "Apache-2.0",
     },
     "recipe": {"method": "qlora", "epochs": 3, "learning_rate": 0.0002, "token_budget": 60000},
-    "history": {"updates": [{"step": 1, "tokens": 357}, {"step": 2, "tokens": 296}], "chosen": 2, "read": [0, 1, 2, 3]},
+    "history": {
+        "updates": [{"step": 1, "tokens": 357}, {"step": 2, "tokens": 296}],
+        "chosen": 2,
+        "read": [0, 1, 2, 3],
+    },
 }
 PAPERS = [("34000001", "PubMed"), ("34000001", "PubMed"), ("30000002", "PubMed"), ("2101.00001", "arXiv")]
 NOT_READ = ("99999999", "PubMed")
