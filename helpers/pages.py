@@ -164,7 +164,7 @@ def pictures(scores: Mapping, control: Mapping | None) -> dict[str, Markup]:
         ),
         "control": (
             answerable.picture(control) if control else None,
-            "Accuracy on the invented syndromes over the passes of training; the table has the final numbers.",
+            "Accuracy on the invented syndromes over the tokens trained on; the table has the final numbers.",
         ),
     }
     return {name: Markup(outcomes.svg(picture, alt) if picture else "") for name, (picture, alt) in drawn.items()}
