@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from helpers import questions
+from helpers import questions, receipts
+from helpers.arms import METHODS
 from helpers.comparison import ALPHA, POWER
 from helpers.files import append_jsonl, read_json, read_jsonl, sha256, sha256_of
 from helpers.lessons import askable, read
 from helpers.paths import GENERAL
-from helpers.receipts import code_of
 from helpers.scoring import criteria_hash
+from helpers.stages import stage_of
 
 if TYPE_CHECKING:
     from helpers.session import Session
@@ -59,8 +60,9 @@ def check(session: "Session", rows: Sequence[Mapping]) -> dict:
     log = {one["declaration"]["hash"]: one["declaration"] for one in read_jsonl(folders.declarations)}
     rubric, probes = criteria_hash(questions.load(wanted.QUESTIONS_FILE)), read_json(folders.probes)
     before, now = {}, {}
-    for row in ("qlora", "full"):
-        if (record := folders.model(row) / "training.json").exists():
+    for row, number in METHODS.items():
+        skipped = (receipts.read(stage_of(number), folders) or {}).get("status") == "skipped"
+        if not skipped and (record := folders.model(row) / "training.json").exists():
             before[row] = read_json(record)["history"]["declared"]
             now[row] = declare(rubric, probes, read(folders.model(row), rows))
     said = log.get(before.get("qlora", ""), now.get("qlora") or declare(rubric, probes, rows))
@@ -93,7 +95,7 @@ def declare(rubric: str, probes: Sequence[dict], rows: Sequence[Mapping]) -> dic
         "criteria_hash": rubric,
         "probes_hash": sha256_of(asked),
         "guard_hash": sha256_of([read_json(GENERAL / "cloze.json"), sha256(GENERAL / "guard.txt")]),
-        "code": code_of(*CODE),
+        "code": receipts.code_of(*CODE),
     }
     return {**said, "hash": sha256_of(said)}
 

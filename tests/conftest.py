@@ -6,7 +6,7 @@ import pytest
 
 from helpers.settings import NAMES
 
-for name in (*NAMES, "STAGES", "FORCE", "REPEATS", *(n for n in os.environ if n.startswith("COURSE_"))):
+for name in (*NAMES, "STAGES", "FORCE", "METHOD", "REPEATS", *(n for n in os.environ if n.startswith("COURSE_"))):
     os.environ.pop(name, None)
 os.environ["ENV_FILE"] = ""
 

@@ -192,7 +192,7 @@ def test_a_rule_changed_in_the_code_changes_the_seal(monkeypatch):
     monkeypatch.setattr(declaration, "ALPHA", 0.1)
     assert declaration.declare("abc", [], [])["hash"] != before
     monkeypatch.undo()
-    monkeypatch.setattr(declaration, "code_of", lambda *modules: "another grader")
+    monkeypatch.setattr(declaration.receipts, "code_of", lambda *modules: "another grader")
     assert declaration.declare("abc", [], [])["hash"] != before
 
 
