@@ -2,17 +2,22 @@
 
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from helpers import files
 from helpers.errors import CourseError
 from helpers.items import CHOICES
+from helpers.leaks import word_runs
 from helpers.measures import INSTRUMENTS
+from helpers.papers import Paper, read_papers
 from helpers.paths import ROOT, Folders, relative
 from helpers.progress import clock
 from helpers.stages import STAGES
 from helpers.tables import number
 
+QUOTE = 12
+LEFT_OUT = "(left out of the repository: it repeats a passage of an abstract)"
 RECORDED = ROOT / "reports" / "recorded"
 README = ROOT / "README.md"
 APART = ("bench.json", "replay.json", "control.json")  # measured apart: make bench, REPLAY_RATIO, make control
@@ -21,7 +26,8 @@ APART = ("bench.json", "replay.json", "control.json")  # measured apart: make be
 def record(folders: Folders) -> None:
     """Copy what a finished run may publish to reports/recorded, and put its table into the README.
 
-    Pages are left out: they show passages of abstracts, which belong to their publishers.
+    Abstracts belong to their publishers: pages are left out, since they show passages of them, and so is every
+    answer that repeats QUOTE words of one in a row.
 
     Raises CourseError if a stage of the run has not finished.
     """
@@ -34,11 +40,29 @@ def record(folders: Folders) -> None:
     for folder in ("items", "cards"):
         files.remove_folder(RECORDED / folder)
         shutil.copytree(folders.reports / folder, RECORDED / folder)
-    for path in [folders.scores, *sorted(folders.reports.glob("results_*.json")), *apart]:
+    for path in apart:
         shutil.copy(path, RECORDED / path.name)
+    passages = passages_of(read_papers(folders.papers))
+    for path in [folders.scores, *sorted(folders.reports.glob("results_*.json"))]:
+        files.write_json(RECORDED / path.name, without(passages, files.read_json(path)))
     for stage in STAGES:
         shutil.copy(stage.receipt(folders), RECORDED / "receipts" / f"{stage.name}.json")
     write_readme()
+
+
+def passages_of(papers: Iterable[Paper]) -> set[tuple[str, ...]]:
+    """Every run of QUOTE words in the abstracts."""
+    return {run for paper in papers for part in paper.abstract for run in word_runs(part.text, QUOTE)}
+
+
+def without(passages: set[tuple[str, ...]], value: object) -> object:
+    """`value`, a JSON value, with LEFT_OUT in place of every text that holds one of the passages."""
+    if isinstance(value, dict):
+        return {key: without(passages, inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without(passages, inner) for inner in value]
+    quotes = isinstance(value, str) and not passages.isdisjoint(word_runs(value, QUOTE))
+    return LEFT_OUT if quotes else value
 
 
 def write_readme() -> None:
