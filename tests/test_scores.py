@@ -9,7 +9,6 @@ import pytest
 
 from helpers import repeats
 from helpers.errors import CourseError
-from helpers.measures import INSTRUMENTS
 from helpers.scores import score
 from helpers.scoring import criteria_hash
 from tests.made_up import QUESTIONS, RATES, WIN, answers, choices, declared, items, run, texts, without
