@@ -7,12 +7,13 @@ import socket
 import tarfile
 import time
 import traceback
+import urllib.parse
 from datetime import date, timedelta
 from unittest import mock
 
 import pytest
 
-from helpers import archive, eutils, harvest, ledger, preprints, wire
+from helpers import archive, eutils, harvest, ledger, placebo, preprints, wire
 from helpers.errors import CourseError
 from helpers.papers import Paper
 from helpers.paths import ROOT, SAMPLE
@@ -424,3 +425,16 @@ def test_the_ledger_keeps_loopback_answers_apart(server, tmp_path):
 def test_arxiv_gives_no_more_than_it_has(server, tmp_path):
     papers, short = preprints.search(load(server), "anything", 10**6, ledger.Ledger(tmp_path / "arxiv.jsonl"))
     assert short is None and len(papers) == 8 and "max_results=100" in server.seen[-1][1]
+
+
+def test_the_placebo_is_asked_for_once_and_survives_a_faulty_server(server, tmp_path):
+    settings = load(server)
+    route = {"name": "online"}
+    clean = list(placebo.candidates(settings, TOPIC, route, 100, tmp_path / "clean"))
+    assert clean and not any(TOPIC.mentions(f"{paper.title} {paper.text}") for paper in clean)
+    assert TOPIC.placebo_query[:40] in urllib.parse.unquote_plus(str(server.asked("esearch")[-1]))
+    requests = len(server.seen)
+    assert list(placebo.candidates(settings, TOPIC, route, 100, tmp_path / "clean")) == clean
+    assert len(server.seen) == requests
+    server.plan = ["efetch:more"] * 2
+    assert list(placebo.candidates(settings, TOPIC, route, 100, tmp_path / "faulty")) == clean
