@@ -224,7 +224,7 @@ def test_every_batch_is_noted_before_the_next_and_not_asked_again(speaker, tmp_p
     monkeypatch.setattr(answers, "generate", generate)
     asked.clear()
     rows = ask(speaker, notes)
-    assert asked == [[q["question"] for q in QUESTIONS[10 :]]]
+    assert asked == [[q["question"] for q in QUESTIONS[10:]]]
     assert said(rows) == said(undisturbed)
     assert ask(speaker, notes) == rows and len(asked) == 1
 
