@@ -39,8 +39,8 @@ def build(
     """Rows of as many papers of other fields as `training` has papers; [] with CONTROLS=off.
 
     The same screening, views and limits as for `training`, and by the same `route`; a view that needs a name of the
-    topic finds fewer sentences here. No row shares eight words in a
-    row with what is `tested`. There may be fewer papers than wanted. Raises CourseError if there is none.
+    topic finds fewer sentences here. No row shares eight words in a row with what is `tested`. There may be fewer
+    papers than wanted. Raises CourseError if there is none.
     """
     if settings.CONTROLS == "off":
         return []
