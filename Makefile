@@ -1,8 +1,8 @@
-# make pipeline · make test · make test-full · make lab. Any setting may be given on the line: make pipeline PROFILE=cpu RUN=mine
+# make pipeline · make test · make test-full · make lab · make serve · make export. Any setting may be given on the line: make pipeline PROFILE=cpu RUN=mine
 # PYTHON=python takes the active interpreter (conda, Colab) instead of making .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help pipeline test test-full bench control lab lock always check
+.PHONY: help pipeline test test-full bench control serve export lab lock always check
 
 ifdef PYTHON
 INSTALLED := check
@@ -38,6 +38,12 @@ bench: $(INSTALLED) ## time our training, answers and probes against the usual r
 
 control: $(INSTALLED) ## teach invented facts and ask for them in new words: does this pipeline teach at all? METHOD=full or qlora
 	@$(PYTHON) -m helpers.control $(GIVEN)
+
+serve: $(INSTALLED) ## answer questions over HTTP: WHICH=base, qlora or full, PORT=8000
+	@$(PYTHON) -m helpers.serve $(GIVEN)
+
+export: $(INSTALLED) ## a folder ready to share: WHICH=qlora or full; MERGED=on adds the adapter merged into its base
+	@$(PYTHON) -m helpers.export $(GIVEN)
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	@$(PYTHON) -m jupyterlab notebooks

@@ -4,6 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+NOTICE = (
+    "For research and teaching only, not for medical use. The model was made for a course about measuring "
+    "fine-tuning. It can be wrong in fluent sentences. It gives no medical advice and must not be used for "
+    "diagnosis, treatment or any decision about a person's health."
+)
 MODELS = {
     "base_4bit": "base, 4-bit",
     "base_bf16": "base, unquantised",

@@ -16,10 +16,6 @@ LIMITS = (
     "Recall is measured by choosing among a few options; choosing well is not the same as saying it when asked.",
     "A score on so few written questions cannot show a small difference.",
 )
-NOT_MEDICAL = (
-    "**Not for medical use.** Made for a course about measuring fine-tuning. It gives no medical advice and must not "
-    "be used for diagnosis, treatment or any decision about a person's health."
-)
 
 
 def write(folders: Folders, scores: Mapping, training: Sequence[Mapping]) -> list[Path]:
@@ -57,7 +53,7 @@ def card(row: str, scores: Mapping, record: Mapping, training: Sequence[Mapping]
     )
     parts = [
         f"# {name}",
-        NOT_MEDICAL,
+        f"**{labels.NOTICE}**",
         f"A {labels.model(row)} of [{base['id']}](https://huggingface.co/{base['id']}), revision "
         f"`{base['revision']}` ({base['source']}).",
         f"> {scores['verdict']['headline']}",

@@ -62,6 +62,10 @@ class Folders:
         """The trained model behind a row of the tables; what is trained beside the course's two lies in controls/."""
         return self.models / {"qlora": "qlora_model", "full": "full_finetuned_model"}.get(row, f"controls/{row}")
 
+    def exported(self, row: str) -> Path:
+        """The folder that make export makes of a trained model."""
+        return self.models / "export" / row
+
     @property
     def scores(self) -> Path:
         return self.reports / "scores.json"

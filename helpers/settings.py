@@ -28,7 +28,7 @@ from helpers.paths import ROOT, relative
 
 PROFILES_FILE = Path(__file__).with_name("profiles.toml")
 CHECKED_PREFIXES = ("QLORA_", "FULL_", "LORA_", "PAPERS_")
-SECRETS = ("HF_TOKEN", "NCBI_API_KEY", "NCBI_EMAIL", "JUDGE_API_KEY")
+SECRETS = ("HF_TOKEN", "NCBI_API_KEY", "NCBI_EMAIL", "JUDGE_API_KEY", "API_TOKEN")
 
 Profile = Literal["auto", "smoke", "cpu", "t4", "gpu24", "gpu80"]
 Url = Annotated[str, AfterValidator(lambda url: str(AnyHttpUrl(url)).rstrip("/"))]
@@ -40,7 +40,7 @@ FromRoot = Annotated[  # a relative path is relative to the repository, wherever
 ]
 RunName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$", max_length=40)]
 RESERVED_RUNS = (
-    *("base", "work", "controls", "qlora_model", "full_finetuned_model"),
+    *("base", "work", "controls", "export", "qlora_model", "full_finetuned_model"),
     *("raw", "benchmark", "topics", "sample", "general", "receipts", "items", "cards", "recorded"),
 )
 MUST_EXIST = ("QUESTIONS_FILE", "PAPERS_ARCHIVE", "PAPERS_IDS", "PAPERS_EXCLUDE", "TRAINING_DATA")
@@ -156,7 +156,15 @@ class Settings(BaseSettings):
     FULL_BATCH_SIZE: Count = Field(8, description="rows to a micro-batch, at most")
     FULL_LR: Rate = Field(1e-5, description="peak learning rate, then cosine to 0")
 
-    WHICH: Literal["base", "qlora", "full"] = Field("base", description="which model a test notebook asks")
+    WHICH: Literal["base", "qlora", "full"] = Field(
+        "base", description="which model a test notebook asks, make serve serves and make export exports"
+    )
+    API_HOST: Words = Field("127.0.0.1", description="address of make serve; other than loopback it needs API_TOKEN")
+    PORT: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port of make serve; 0 takes a free one")
+    API_TOKEN: SecretStr | None = Field(
+        None, description="what clients of make serve must know; at least 16 characters"
+    )
+    MERGED: Literal["on", "off"] = Field("off", description="make export adds the adapter merged into its base")
 
     NCBI_EMAIL: SecretStr | None = Field(None, description="your e-mail address, which NCBI asks for")
     NCBI_API_KEY: SecretStr | None = Field(None, description="raises NCBI's limit from 3 to 10 requests a second")

@@ -57,7 +57,7 @@ def test_the_cards_are_read_back_whole(scores, folders, tmp_path):
         known = card.data
         assert (known.base_model, known.license) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
         assert known.library_name == {"qlora": "peft", "full": "transformers"}[row]
-        assert "not-for-medical-use" in known.tags and "Not for medical use" in card.text
+        assert "not-for-medical-use" in known.tags and "not for medical use" in card.text
         results = {one.dataset_type: one for one in known.eval_results}
         measures = scores["rows"][row]["measures"]
         assert set(results) == set(measures)
