@@ -31,7 +31,11 @@ def recorded_or_own(folders: Folders) -> dict:
     """
     path = folders.control if folders.control.exists() else RECORDED
     if not path.exists():
-        raise CourseError("no positive control has been recorded", "make control (about half an hour)")
+        raise CourseError(
+            "no positive control has been recorded",
+            "make control (about half an hour)",
+            "the-positive-control-does-not-pass",
+        )
     return files.read_json(path) | {"from": relative(path), "own": path == folders.control}
 
 

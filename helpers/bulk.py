@@ -75,11 +75,13 @@ def read_files(files: list[File], worth: Glance | None = None) -> Iterator[tuple
         raise CourseError(
             f"{relative(file.path)} cannot be read as PubMed XML: {error}",
             "download the file again, or take it out of PAPERS_ARCHIVE",
+            "the-archive-cannot-be-read",
         ) from None
     except ChildProcessError as error:
         raise CourseError(
             f"{relative(file.path)} could not be read: {error}",
             "run it again; if memory is short, with fewer programs",
+            "the-archive-cannot-be-read",
         ) from None
     finally:
         for reader in started:

@@ -71,7 +71,7 @@ def render(tokenizer: PreTrainedTokenizerBase, *contents: str, **options: bool) 
             if all(content in text for content in contents):
                 return text
             problem = "the chat template leaves out what was said"
-    raise CourseError(problem, "choose another instruct model as MODEL_NAME")
+    raise CourseError(problem, "choose another instruct model as MODEL_NAME", "no-usable-chat-template")
 
 
 def closed(text: str, template: str) -> str:
@@ -136,6 +136,7 @@ def ending(tokenizer: PreTrainedTokenizerBase, template: str, eos: int | None) -
         raise CourseError(
             "neither the chat template nor the tokenizer has a token that ends an answer",
             "choose another instruct model as MODEL_NAME",
+            "no-usable-chat-template",
         )
     return end
 
@@ -193,6 +194,7 @@ def require_same_prefix(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict]
             raise CourseError(
                 f"training row {number + 1}: its tokens are not those the model will be asked with and should answer",
                 "choose another instruct model as MODEL_NAME: the chat template of this one cannot be followed",
+                "no-usable-chat-template",
             )
 
 

@@ -24,7 +24,11 @@ def prepare() -> None:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade-strategy", "only-if-needed"]
         done = subprocess.run([*command, *lacking])
         if done.returncode or missing(declared()):
-            raise CourseError(f"these packages did not install: {', '.join(lacking)}", "run this cell again")
+            raise CourseError(
+                f"these packages did not install: {', '.join(lacking)}",
+                "run this cell again",
+                "packages-do-not-install-on-colab",
+            )
     from google.colab import userdata
 
     for name in SECRETS:

@@ -1,19 +1,23 @@
 """The one exception a reader of the course should ever see on purpose."""
 
+GUIDE = "TROUBLESHOOTING.md"
+
 
 class CourseError(Exception):
-    """What is wrong (with the name and the bad value), and what to do about it.
+    """What is wrong (with the name and the bad value), what to do about it, and where to read more.
 
-    Notebooks show it as two plain lines instead of a traceback.
+    `entry` is the anchor of a heading in TROUBLESHOOTING.md, "" for an error that has none there.
+    Notebooks show it as two or three plain lines instead of a traceback.
     """
 
-    def __init__(self, problem: str, way_out: str):
-        super().__init__(problem, way_out)
-        self.problem, self.way_out = problem, way_out
+    def __init__(self, problem: str, way_out: str, entry: str = ""):
+        super().__init__(problem, way_out, entry)
+        self.problem, self.way_out, self.entry = problem, way_out, entry
 
     def __str__(self) -> str:
-        return f"{self.problem}\n→ {self.way_out}"
+        more = f"\n  see {GUIDE}#{self.entry}" if self.entry else ""
+        return f"{self.problem}\n→ {self.way_out}{more}"
 
     def _render_traceback_(self) -> list[str]:
         """Read by IPython in place of a traceback."""
-        return [f"CourseError: {self.problem}", f"→ {self.way_out}"]
+        return f"CourseError: {self}".splitlines()

@@ -94,6 +94,7 @@ class PubMed:
         raise CourseError(
             f"PubMed promised {promised:,} records for {query!r}, and its answers by date hold {len(held):,}",
             "run stage 3 again in a while; what was fetched is kept and not asked for again",
+            "pubmed-answers-429-or-not-at-all",
         )
 
     def split(self, query: str, found: Found, first: date, last: date, fresh: bool) -> Iterator[Found]:
@@ -221,10 +222,12 @@ class PubMed:
             return CourseError(
                 f"PubMed has no record of these PMIDs: {', '.join(unknown[:20])}{more}",
                 "take them out of the file that PAPERS_IDS names",
+                "pmids-without-a-record",
             )
         return CourseError(
             f"PubMed's answers are not complete: {lost[0]}",
             "run stage 3 again in a while: what was fetched is kept; or read PubMed's file: PAPERS_SOURCE=archive",
+            "pubmed-answers-429-or-not-at-all",
         )
 
 
@@ -236,6 +239,7 @@ def refused(error: Refused) -> CourseError:
     return CourseError(
         f"PubMed refused the request: {error}",
         "check what was asked for (PAPERS_QUERY or the topic's query, PAPERS_IDS) and NCBI_API_KEY, then run again",
+        "pubmed-refuses-the-request",
     )
 
 

@@ -33,7 +33,9 @@ def encode(rows: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: int
     useful = encoded.filter(lambda row: row["answer_from"] < len(row["input_ids"]), keep_in_memory=True)
     if not len(useful):
         raise CourseError(
-            f"no training row has an answer within MAX_SEQ_LENGTH={max_length} tokens", "raise MAX_SEQ_LENGTH"
+            f"no training row has an answer within MAX_SEQ_LENGTH={max_length} tokens",
+            "raise MAX_SEQ_LENGTH",
+            "rows-are-too-long",
         )
     return useful
 

@@ -33,6 +33,7 @@ def disk_full_is_clear(path: Path) -> Iterator[None]:
         raise CourseError(
             f"the disk is full: {relative(path)} could not be written ({free / 2**20:.0f} MiB are free)",
             "free some space and run the same command again; everything that was finished is kept",
+            "disk-full",
         ) from error
 
 
@@ -52,6 +53,7 @@ def require_space(path: Path, needed: int, purpose: str) -> None:
         raise CourseError(
             f"{purpose} needs {needed / 2**20:.0f} MiB in {relative(path)}, and {free / 2**20:.0f} MiB are free",
             "free some space and run the same command again; everything that was finished is kept",
+            "disk-full",
         )
 
 

@@ -131,12 +131,14 @@ def compute_dtype(wanted: str = "auto") -> str:
             raise CourseError(
                 f"DTYPE=bfloat16: this GPU has compute capability {shown_capability()}, and bfloat16 begins at 8.0",
                 "set DTYPE=auto (float16 here), float16 or float32",
+                "a-precision-is-refused",
             )
         return half_precision() if wanted == "auto" else wanted
     if wanted == "float16" and (times := slower_than_float32("float16")) > HOPELESS:
         raise CourseError(
             f"DTYPE=float16: a product takes this CPU {times:.0f} times as long as in float32",
             f"set DTYPE=auto ({compute_dtype()} here), bfloat16 or float32",
+            "a-precision-is-refused",
         )
     if wanted != "auto":
         return wanted
@@ -180,7 +182,9 @@ def attention(wanted: str, dtype: str) -> str:
     if wanted == "auto":
         return "sdpa" if lacking else "flash_attention_2"
     if wanted == "flash_attention_2" and lacking:
-        raise CourseError(f"ATTENTION=flash_attention_2: {lacking}", "set ATTENTION=auto, sdpa or eager")
+        raise CourseError(
+            f"ATTENTION=flash_attention_2: {lacking}", "set ATTENTION=auto, sdpa or eager", "attention-is-refused"
+        )
     return wanted
 
 

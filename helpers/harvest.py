@@ -79,7 +79,9 @@ def from_pubmed(settings: Settings, topic: Topic, ids: list[str] | None, ledger:
     query = settings.PAPERS_QUERY or topic.pubmed_query
     batches = client.search(query, settings.MAX_PAPERS * 5 // 4)
     if not batches:
-        raise CourseError(f"PubMed finds nothing for {query!r}", "change PAPERS_QUERY or the topic's pubmed_query")
+        raise CourseError(
+            f"PubMed finds nothing for {query!r}", "change PAPERS_QUERY or the topic's pubmed_query", "too-few-papers"
+        )
     return fetched(client, batches)
 
 
@@ -114,6 +116,7 @@ def out_of_reach(error: Unreachable) -> CourseError:
     return CourseError(
         f"PubMed cannot be reached ({error})",
         "check the network, or read PubMed's file instead: PAPERS_SOURCE=archive",
+        "pubmed-is-out-of-reach",
     )
 
 
@@ -214,6 +217,7 @@ def read_ids(path: Path, setting: str) -> list[str]:
         raise CourseError(
             f"{setting}={str(path)!r} cannot be read ({getattr(error, 'strerror', None) or 'it is not text'})",
             "give a text file of PMIDs, one a line",
+            "pmids-without-a-record",
         ) from None
     ids = {}
     for number, line in enumerate(lines, start=1):
@@ -224,10 +228,15 @@ def read_ids(path: Path, setting: str) -> list[str]:
             raise CourseError(
                 f"{setting}={str(path)!r}, line {number}: {text[:40]!r} is no PMID",
                 "a PMID is a whole number, one a line; begin a remark with #",
+                "pmids-without-a-record",
             )
         ids[pmid[1]] = None
     if not ids:
-        raise CourseError(f"{setting}={str(path)!r} holds no PMID", "put one PMID a line into it, or unset it")
+        raise CourseError(
+            f"{setting}={str(path)!r} holds no PMID",
+            "put one PMID a line into it, or unset it",
+            "pmids-without-a-record",
+        )
     return list(ids)
 
 

@@ -116,9 +116,12 @@ class Judge:
             raise CourseError(
                 f"the judge at {address} cannot be reached: {error}",
                 "start it, correct JUDGE_BASE_URL, or leave JUDGE_MODEL unset: the rubric grades without it",
+                "the-judge-does-not-answer",
             ) from None
         except wire.Refused as error:
-            raise CourseError(f"the judge at {address} refused: {error}", self.way_out(str(error))) from None
+            raise CourseError(
+                f"the judge at {address} refused: {error}", self.way_out(str(error)), "the-judge-does-not-answer"
+            ) from None
         except wire.Transient:
             return None
 

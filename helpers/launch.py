@@ -40,7 +40,11 @@ def train(words: Iterable[str]) -> None:
     stage = stage_of(asked.stages[0])
     job = tuning.prepare(session.begin(stage.name, stage.parameters()), METHODS[asked.stages])
     if job.declined:
-        raise CourseError(job.declined, "several GPUs share the weights among them: say FULL_FINETUNE=on")
+        raise CourseError(
+            job.declined,
+            "several GPUs share the weights among them: say FULL_FINETUNE=on",
+            "full-fine-tuning-is-skipped",
+        )
     if stage.number == 6:
         model = tuning.load_trainable(job)
     else:

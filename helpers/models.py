@@ -31,11 +31,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises CourseError if it has no chat template, or one that cannot be followed.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
     if tokenizer.chat_template is None:
         raise CourseError(
             f"the tokenizer in {relative(folder)} has no chat template, so it was not made to answer questions",
             "choose an instruct or chat model as MODEL_NAME",
+            "no-usable-chat-template",
         )
     if tokenizer.eos_token is None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(chat.end_id(tokenizer))
@@ -53,7 +54,7 @@ def load(folder: Path, precision: str = "auto", attention: str = "auto", dtype: 
 
     Raises CourseError where the weights do not load, `attention` is not to be had, or bitsandbytes cannot work.
     """
-    options = {"use_safetensors": True, "device_map": device()}
+    options = {"use_safetensors": True, "trust_remote_code": False, "device_map": device()}
     stored = dtype if precision == "nf4" else precision
     options["dtype"] = getattr(torch, compute_dtype(stored))
     products = compute_dtype(stored if dtype == "auto" else dtype)
@@ -70,15 +71,18 @@ def load(folder: Path, precision: str = "auto", attention: str = "auto", dtype: 
             raise CourseError(
                 f"ATTENTION={attention}: {AutoConfig.from_pretrained(folder).model_type} models do not support it",
                 "set ATTENTION=auto",
+                "attention-is-refused",
             ) from error
         raise CourseError(
             f"the model in {relative(folder)} does not load: {str(error).splitlines()[0][:200]}",
             "run stage 1 again (make pipeline STAGES=1 FORCE=1), or choose another MODEL_NAME",
+            "a-file-differs-from-its-hash",
         ) from error
     if lacking := sorted(found["missing_keys"]):  # transformers would go on with random ones
         raise CourseError(
             f"the model in {relative(folder)} lacks weights: {', '.join(lacking[:3])}",
             "run stage 1 again (make pipeline STAGES=1 FORCE=1), or choose another MODEL_NAME",
+            "a-file-differs-from-its-hash",
         )
     if precision == "nf4":
         keep_differentiable(model)
@@ -130,9 +134,14 @@ def require_four_bit() -> None:
         raise CourseError(
             f"bitsandbytes cannot quantise on this machine ({type(error).__name__}: {str(error)[:120]})",
             "install bitsandbytes 0.50 or newer (its CPU build needs x86-64 with AVX2), or use a CUDA GPU",
+            "bitsandbytes-does-not-work",
         ) from error
     if not close:
-        raise CourseError("bitsandbytes returns wrong numbers on this machine", "install another version of it")
+        raise CourseError(
+            "bitsandbytes returns wrong numbers on this machine",
+            "install another version of it",
+            "bitsandbytes-does-not-work",
+        )
 
 
 def load_adapter(base: PreTrainedModel | PeftModel, folder: Path, name: str = "default") -> PeftModel:
@@ -144,12 +153,20 @@ def load_adapter(base: PreTrainedModel | PeftModel, folder: Path, name: str = "d
     record, again = files.read_json(folder / RECORD), "run stage 4 again (make pipeline STAGES=4 FORCE=4)"
     whole = {file: (folder / file).exists() and files.sha256(folder / file) for file in record["files"]}
     if damaged := sorted(file for file, sha in record["files"].items() if whole[file] != sha):
-        raise CourseError(f"{relative(folder)}: {damaged[0]} is missing or not the file that was saved", again)
+        raise CourseError(
+            f"{relative(folder)}: {damaged[0]} is missing or not the file that was saved",
+            again,
+            "the-adapter-is-not-the-saved-one",
+        )
     manifest = Path(base.config.name_or_path) / MANIFEST
     below = files.read_json(manifest) if manifest.exists() else record["base"]
     if any(record["base"][part] != below[part] for part in ("id", "revision")):
         trained, given = (f"{b['id']} ({b['revision'][:12]})" for b in (record["base"], below))
-        raise CourseError(f"the adapter in {relative(folder)} was trained on {trained}, not on {given}", again)
+        raise CourseError(
+            f"the adapter in {relative(folder)} was trained on {trained}, not on {given}",
+            again,
+            "the-adapter-is-not-the-saved-one",
+        )
     if isinstance(base, PeftModel):
         model = base
         model.load_adapter(folder, adapter_name=name)
@@ -157,7 +174,9 @@ def load_adapter(base: PreTrainedModel | PeftModel, folder: Path, name: str = "d
         model = PeftModel.from_pretrained(base, folder, adapter_name=name)
     model.set_adapter(name)
     if not any(w.abs().max() > 0 for key, w in model.named_parameters() if "lora_B" in key and f".{name}." in key):
-        raise CourseError(f"the adapter in {relative(folder)} is all zeros", again)
+        raise CourseError(
+            f"the adapter in {relative(folder)} is all zeros", again, "the-adapter-is-not-the-saved-one"
+        )
     return model.requires_grad_(False).eval()
 
 

@@ -31,7 +31,9 @@ def read_order(words: Iterable[str], environment: Mapping[str, str]) -> Order:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise CourseError(f"{word!r} is not NAME=value", "make pipeline PROFILE=cpu, for example")
+            raise CourseError(
+                f"{word!r} is not NAME=value", "make pipeline PROFILE=cpu, for example", "a-setting-is-refused"
+            )
         require_known(name)
         values[name] = value
     ours = {name: values.pop(name, environment.get(name, "")) for name in OURS}
@@ -55,7 +57,9 @@ def require_known(name: str) -> None:
     if name not in (*NAMES, *OURS):
         near = difflib.get_close_matches(name, (*NAMES, *OURS), n=1, cutoff=0.6)
         raise CourseError(
-            f"{name} is not a setting", f"did you mean {near[0]}?" if near else "see .env.example for every name"
+            f"{name} is not a setting",
+            f"did you mean {near[0]}?" if near else "see .env.example for every name",
+            "a-setting-is-refused",
         )
 
 

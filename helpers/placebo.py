@@ -53,6 +53,7 @@ def build(
         raise CourseError(
             f"CONTROLS={settings.CONTROLS}: no paper of another field was found for the placebo",
             "give an archive that holds some, or leave the placebo out: CONTROLS=off",
+            "no-papers-for-the-placebo",
         )
     return kept
 

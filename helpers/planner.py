@@ -129,7 +129,7 @@ def require(made: Plan, what: str) -> None:
     Raises CourseError.
     """
     if not made.fits:
-        raise CourseError(f"{what} does not fit: {made.sentence}", made.way_out)
+        raise CourseError(f"{what} does not fit: {made.sentence}", made.way_out, "a-training-does-not-fit")
 
 
 def longest_rows(recipe: Recipe) -> list[int]:

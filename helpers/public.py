@@ -80,16 +80,22 @@ def check(wanted: str, endpoint: str) -> list[str]:
     """
     names = list(dict.fromkeys(name for word in wanted.split(",") if (name := word.strip())))
     if unknown := [name for name in names if name not in BENCHMARKS]:
-        raise CourseError(f"PUBLIC_BENCHMARKS: there is no {unknown[0]!r}", f"there is: {', '.join(BENCHMARKS)}")
+        raise CourseError(
+            f"PUBLIC_BENCHMARKS: there is no {unknown[0]!r}",
+            f"there is: {', '.join(BENCHMARKS)}",
+            "a-public-benchmark-is-refused",
+        )
     if names and not find_spec("lm_eval"):
         raise CourseError(
             f"PUBLIC_BENCHMARKS={wanted!r} needs lm_eval, which is not installed",
             f"{sys.executable} -m pip install '{HARNESS}'",
+            "a-public-benchmark-is-refused",
         )
     if names and endpoint.rstrip("/") != constants.ENDPOINT:
         raise CourseError(
             f"HF_ENDPOINT={endpoint!r} does not reach the libraries that read PUBLIC_BENCHMARKS",
             "set it in the environment or on make's line, not in .env",
+            "a-public-benchmark-is-refused",
         )
     for name in names:
         with hub_failures_are_clear(name):
@@ -225,4 +231,5 @@ def hub_failures_are_clear(name: str) -> Iterator[None]:
             f"{BENCHMARKS[name].dataset}, the data of {name}, could not be fetched from {constants.ENDPOINT}: "
             f"{f'HTTP {status}' if status else type(error).__name__}",
             "check the network and HF_ENDPOINT, or unset PUBLIC_BENCHMARKS",
+            "a-public-benchmark-is-refused",
         ) from error

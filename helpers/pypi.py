@@ -45,11 +45,13 @@ def explained(requirement: str, output: str, path: Path) -> CourseError:
         return CourseError(
             f"{requirement}: the downloaded file is not the one this course pins (its sha256 differs)",
             "do not use it; try again on another network, and report it if it stays",
+            "a-file-differs-from-its-hash",
         )
     if "no space left" in output.lower():
         return CourseError(
             f"the disk is full: {requirement} could not be downloaded to {relative(path.parent)}",
             "free some space and run the same command again; everything that was finished is kept",
+            "disk-full",
         )
     errors = [line for line in output.splitlines() if line.startswith("ERROR")]
     words = [line for line in errors if "//" not in line and "host=" not in line]
@@ -57,4 +59,5 @@ def explained(requirement: str, output: str, path: Path) -> CourseError:
     return CourseError(
         f"{requirement} could not be downloaded: {words[-1] if words else unsaid}",
         "check the network (pip must be able to install packages here), then run the same command again",
+        "a-package-cannot-be-downloaded",
     )

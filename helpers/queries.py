@@ -47,6 +47,7 @@ def unreadable(query: str, why: str = "") -> CourseError:
     return CourseError(
         f"the query {query[:200]!r} cannot be read{why and f': {why}'}",
         'PAPERS_QUERY may look like this: "lupus nephritis"[tiab] AND (children OR adolescen*) AND 2020:2022[dp]',
+        "a-query-cannot-be-read",
     )
 
 

@@ -70,16 +70,26 @@ def checked(rows: object, where: str) -> list[dict]:
     Raises CourseError for the first one that is malformed, by id and key.
     """
     if not isinstance(rows, list) or not rows:
-        raise CourseError(f"{where} holds no questions", f"give a list of objects with the keys {', '.join(NEEDED)}")
+        raise CourseError(
+            f"{where} holds no questions",
+            f"give a list of objects with the keys {', '.join(NEEDED)}",
+            "your-own-questions-are-refused",
+        )
     questions, seen = [], set()
     for number, row in enumerate(rows, start=1):
         name = f"question {row['id']}" if isinstance(row, dict) and row.get("id") else f"question number {number}"
         try:
             question = Question.model_validate(row).model_dump(exclude_none=True)
         except ValidationError as error:
-            raise CourseError(f"{where}: {name}, {first_fault(error)}", way_out(error)) from None
+            raise CourseError(
+                f"{where}: {name}, {first_fault(error)}", way_out(error), "your-own-questions-are-refused"
+            ) from None
         if question["id"] in seen:
-            raise CourseError(f"{where}: {name}, key 'id' is used twice", "give every question an id of its own")
+            raise CourseError(
+                f"{where}: {name}, key 'id' is used twice",
+                "give every question an id of its own",
+                "your-own-questions-are-refused",
+            )
         seen.add(question["id"])
         if "criteria" in question:
             check_criteria(question["criteria"], f"{where}: {name}")
@@ -92,17 +102,21 @@ def check_criteria(criteria: list[dict], name: str) -> None:
     ids = [criterion["id"] for criterion in criteria]
     if twice := sorted({id for id in ids if ids.count(id) > 1}):
         raise CourseError(
-            f"{name}, key 'criteria': {twice[0]} is used twice", "give every criterion an id of its own"
+            f"{name}, key 'criteria': {twice[0]} is used twice",
+            "give every criterion an id of its own",
+            "your-own-questions-are-refused",
         )
     if worthless := [criterion["id"] for criterion in criteria if criterion["points"] == 0]:
         raise CourseError(
             f"{name}, key 'criteria': {worthless[0]} is worth 0 points",
             "points are positive, or negative for a wrong claim",
+            "your-own-questions-are-refused",
         )
     if not any(criterion["points"] > 0 for criterion in criteria):
         raise CourseError(
             f"{name}, key 'criteria': none has positive points",
             "add what a good answer says, or leave 'criteria' out: the question is then not graded",
+            "your-own-questions-are-refused",
         )
 
 
@@ -140,7 +154,11 @@ def read_csv(path: Path) -> list[dict]:
     except FileNotFoundError:
         raise CourseError(f"{relative(path)} does not exist", "check QUESTIONS_FILE") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise CourseError(f"{relative(path)} is not a CSV file in UTF-8: {error}", "save it as CSV UTF-8") from error
+        raise CourseError(
+            f"{relative(path)} is not a CSV file in UTF-8: {error}",
+            "save it as CSV UTF-8",
+            "your-own-questions-are-refused",
+        ) from error
     return [read_line(line, number, relative(path)) for number, line in enumerate(lines, start=1)]
 
 
@@ -148,7 +166,11 @@ def read_line(line: dict, number: int, where: str) -> dict:
     row = {}
     for key, cell in line.items():
         if key is None or isinstance(cell, list):
-            raise CourseError(f"{where}: line {number} has more cells than the header", "put quotes around commas")
+            raise CourseError(
+                f"{where}: line {number} has more cells than the header",
+                "put quotes around commas",
+                "your-own-questions-are-refused",
+            )
         cell = (cell or "").strip()
         try:
             value = json.loads(cell) if cell.startswith("[") and key in OPTIONAL else cell
@@ -156,6 +178,7 @@ def read_line(line: dict, number: int, where: str) -> dict:
             raise CourseError(
                 f"{where}: line {number}, key '{key}' is not JSON: {error}",
                 "write a JSON list, or leave the cell empty",
+                "your-own-questions-are-refused",
             ) from None
         if cell:
             row[key.strip()] = value

@@ -168,13 +168,18 @@ def load_rows(path: Path) -> list[dict]:
     path = Path(path)
     rows = read_lines(path) if path.suffix == ".jsonl" else read_json(path)
     if not isinstance(rows, list) or not rows:
-        raise CourseError(f"{relative(path)} holds no list of rows", "it must be a JSON list of objects")
+        raise CourseError(
+            f"{relative(path)} holds no list of rows",
+            "it must be a JSON list of objects",
+            "your-own-rows-are-refused",
+        )
     read = [read_row(row) for row in rows]
     if bad := [number for number, row in enumerate(read, start=1) if row is None]:
         shown = ", ".join(map(str, bad[:10])) + (", …" if len(bad) > 10 else "")
         raise CourseError(
             f"{relative(path)}: {len(bad)} of {len(rows)} rows cannot be used: row {shown}",
             'each needs text, source, paper_id and title, its text as "User: question\\n\\nAssistant: answer"',
+            "your-own-rows-are-refused",
         )
     return read
 

@@ -86,7 +86,11 @@ def run_control(order: Order) -> None:
     given = [f"{name}={value}" for name, value in order.values.items() if name not in AMBIENT]
     done = subprocess.run([sys.executable, "-m", "helpers.control", *given], check=False)
     if done.returncode not in (0, NOT_PASSED):
-        raise CourseError("the positive control could not be run", "mend it, or leave it out: CONTROLS=placebo")
+        raise CourseError(
+            "the positive control could not be run",
+            "mend it, or leave it out: CONTROLS=placebo",
+            "the-positive-control-does-not-pass",
+        )
 
 
 def bring_up_to_date(
@@ -146,6 +150,7 @@ def require_needs(order: Order, resolved: Mapping[int, Settings], folders: Folde
         raise CourseError(
             f"stage {first} ({STAGES[first - 1].title}) is needed and not done: {lacking[first]}",
             f"make pipeline STAGES={together}{run}",
+            "a-stage-needs-another-one",
         )
 
 
@@ -224,6 +229,7 @@ def the_only_runner(folders: Folders) -> Iterator[None]:
             raise CourseError(
                 f"another pipeline is at work in {relative(folders.reports)} (process {lock.read().strip()})",
                 "wait for it, or give this one its own folders: make pipeline RUN=another",
+                "two-runs-at-once",
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))

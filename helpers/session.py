@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
+from matplotlib.figure import Figure
 
 from helpers import artefacts, receipts, settings, tables
+from helpers.course_map import course_map
 from helpers.errors import CourseError
 from helpers.hardware import memory_peak
 from helpers.paths import Folders, base_model, relative
@@ -41,6 +43,10 @@ class Session:
             for name in self.knobs
         )
 
+    def map(self) -> Figure:
+        """The eight stages, and which of them this is."""
+        return course_map(self.stage)
+
     def finish(self, status: str = "done", reason: str = "", **facts: object) -> None:
         """Check that nothing failed silently, write the receipt and say what was left behind.
 
@@ -54,7 +60,11 @@ class Session:
         outputs = [artefact(name, self.resolved, self.folders) for name in self.stage.leaves(self.resolved)]
         missing = [relative(path) for path in outputs if not path.exists()]
         if missing and status == "done":
-            raise CourseError(f"{missing[0]} was not written", "run every cell of this notebook, in order")
+            raise CourseError(
+                f"{missing[0]} was not written",
+                "run every cell of this notebook, in order",
+                "a-stage-needs-another-one",
+            )
         receipt = receipts.write(
             self.stage,
             self.resolved,
@@ -101,12 +111,14 @@ def require_needs(stage: Stage, resolved: settings.Settings, folders: Folders) -
             raise CourseError(
                 f"{stage.name} needs {needed.name}: {found.why}",
                 f"open notebooks/{needed.name}.ipynb and run it, or: make pipeline STAGES={needed.number}{run}",
+                "a-stage-needs-another-one",
             )
 
     if "base" in stage.inputs and not base_model(resolved.MODEL_NAME).exists():
         raise CourseError(
             f"MODEL_NAME={resolved.MODEL_NAME!r}: stage 1 has not fetched this model",
             f"make pipeline STAGES=1 MODEL_NAME={resolved.MODEL_NAME}{run}",
+            "a-stage-needs-another-one",
         )
 
 

@@ -215,5 +215,6 @@ def read_parameters(path: Path) -> dict[str, object]:
         raise CourseError(
             f"{ambient[0]} stands in the parameters cell of {path.name}, where reports would show it",
             "take it out of the notebook and put it into .env or the environment",
+            "a-setting-is-refused",
         )
     return found

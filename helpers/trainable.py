@@ -45,6 +45,7 @@ def reads_packed(model: PreTrainedModel, wanted: str, dtype: str) -> PreTrainedM
     raise CourseError(
         f"ATTENTION={wanted}: rows in one batch see each other in models of the kind {model.config.model_type}",
         "choose a model with attention only (of the Llama, Qwen, Gemma or Phi families, say) as MODEL_NAME",
+        "attention-is-refused",
     )
 
 

@@ -130,7 +130,9 @@ def of_arm(session: Session, arm: arms.Arm, recipe: recipes.Recipe) -> Tuning:
     papers = held_out.load(folders.held_out)
     unseen = [row for paper in papers for row in paper["rows"][:1]]
     if not unseen:
-        raise CourseError(f"{relative(folders.held_out)} holds no rows", "run stage 3 with a larger MAX_PAPERS")
+        raise CourseError(
+            f"{relative(folders.held_out)} holds no rows", "run stage 3 with a larger MAX_PAPERS", "too-few-papers"
+        )
     refuse_held_out(training_rows, papers)
     training_rows += general.replay_rows() if settings.REPLAY_RATIO else []
     encoded = encode(training_rows, tokenizer, settings)
@@ -144,6 +146,7 @@ def of_arm(session: Session, arm: arms.Arm, recipe: recipes.Recipe) -> Tuning:
         raise CourseError(
             f"no row of a paper has an answer within MAX_SEQ_LENGTH={settings.MAX_SEQ_LENGTH} tokens",
             "raise MAX_SEQ_LENGTH",
+            "rows-are-too-long",
         )
     return Tuning(session, arm, recipe, tokenizer, training_rows, reading, foresee(settings, recipe, reading))
 
@@ -189,6 +192,7 @@ def refuse_held_out(training_rows: list[dict], papers: list[dict]) -> None:
             f"TRAINING_DATA: {len(found)} rows come from held-out papers (first: row {found[0]}, "
             f"paper {training_rows[found[0] - 1]['paper_id']})",
             "take these rows out, or the test would ask what was taught",
+            "your-own-rows-are-refused",
         )
 
 

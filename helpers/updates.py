@@ -72,6 +72,7 @@ def update(
         raise CourseError(
             f"{recipe.method}: the loss is {summed} at update {step + 1}",
             f"lower {recipe.method.upper()}_LR (now {recipe.learning_rate:g}) or set DTYPE=float32",
+            "the-loss-is-nan",
         )
     scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_([w for g in optimizer.param_groups for w in g["params"]], recipe.clip)

@@ -48,6 +48,7 @@ def fetch(settings: SimpleNamespace) -> dict:
         raise CourseError(
             f"MODEL_NAME={name!r} does not exist on the Hugging Face Hub, though many scripts carry this name",
             f"you may have meant {' or '.join(MISTAKEN[name])}",
+            "a-model-that-does-not-exist",
         )
     folder = base_model(name)
     with files.locked(folder.parent / ".lock"):  # base models are shared by all runs
@@ -146,7 +147,11 @@ def fetch_from_hub(settings: SimpleNamespace, folder: Path) -> dict:
         info = HfApi(**access).model_info(name, revision=asked, files_metadata=True, timeout=30)
         wanted = {s.rfilename: s for s in info.siblings if needed(s.rfilename)}
         if not any(file.endswith(".safetensors") for file in wanted):
-            raise CourseError(f"{name} has no safetensors weights", "choose a model that has; others are not loaded")
+            raise CourseError(
+                f"{name} has no safetensors weights",
+                "choose a model that has; others are not loaded",
+                "a-model-that-does-not-exist",
+            )
         size = sum(s.size or 0 for s in wanted.values())
         print(f"{name} at {info.sha[:12]}: {size / 1e9:.2f} GB to download")
         arrived = sum(s.size or 0 for file, s in wanted.items() if (partial / file).exists())
@@ -157,7 +162,9 @@ def fetch_from_hub(settings: SimpleNamespace, folder: Path) -> dict:
         if not (partial / file).exists() or not genuine(partial / file, sibling):
             (partial / file).unlink(missing_ok=True)
             raise CourseError(
-                f"{file} of {name} did not arrive whole (its hash differs)", "run again to fetch it anew"
+                f"{file} of {name} did not arrive whole (its hash differs)",
+                "run again to fetch it anew",
+                "a-file-differs-from-its-hash",
             )
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     for other in {file.name for file in partial.iterdir()} - set(wanted):
@@ -189,15 +196,21 @@ def hub_failures_are_clear(settings: SimpleNamespace) -> Iterator[None]:
         yield
     except GatedRepoError as error:
         raise CourseError(
-            f"{name} is gated: its owner wants you to accept terms first", "accept them on its page and set HF_TOKEN"
+            f"{name} is gated: its owner wants you to accept terms first",
+            "accept them on its page and set HF_TOKEN",
+            "a-gated-model",
         ) from error
     except RevisionNotFoundError as error:
         raise CourseError(
-            f"MODEL_REVISION={settings.MODEL_REVISION!r} is not a revision of {name}", "unset it, or use a commit"
+            f"MODEL_REVISION={settings.MODEL_REVISION!r} is not a revision of {name}",
+            "unset it, or use a commit",
+            "a-model-that-does-not-exist",
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise CourseError(
-            f"MODEL_NAME={name!r} was not found on the Hub", "check the spelling (owner/name)"
+            f"MODEL_NAME={name!r} was not found on the Hub",
+            "check the spelling (owner/name)",
+            "a-model-that-does-not-exist",
         ) from error
     except (HTTPError, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
@@ -205,6 +218,7 @@ def hub_failures_are_clear(settings: SimpleNamespace) -> Iterator[None]:
             f"{name} could not be fetched from the Hub: {f'HTTP {status}' if status else type(error).__name__}",
             "check the network, and HF_TOKEN if you set it, and run again (files that arrived are kept), "
             f"or use MODEL_NAME={EMBEDDED}",
+            "the-hub-is-out-of-reach",
         ) from error
 
 

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from itertools import pairwise
+from statistics import median
 
 import pytest
 
@@ -12,7 +13,13 @@ from helpers.settings import NAMES
 from helpers.stages import AMBIENT, STAGES, artefact, code_cells, read_parameters, stage_of
 
 MACHINE = re.compile(r"/(?:home|Users|root|work|tmp|mnt)/|[A-Z]:\\\\")
-LONGEST_CELL = 15
+LONGEST_CELL = 15  # lines
+LONGEST_SENTENCE = 45  # words
+CLOSING = [
+    *("## Check", "## The answer", "## Check yourself", "## Exercises"),
+    *("## Limits", "## You can now", "## Further reading"),
+]
+DRAWS = re.compile(r"(plots|outcomes|curves|answerable)\.\w+\(")
 
 per_notebook = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 
@@ -29,6 +36,21 @@ def prose_of(stage) -> str:
     return "\n\n".join(source_of(cell) for cell in cells_of(stage) if cell["cell_type"] == "markdown")
 
 
+def section(stage, heading) -> str:
+    """The text under a heading, up to the next one."""
+    return prose_of(stage).split(f"{heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def objectives(stage) -> list[str]:
+    (found,) = re.findall(r"^\*\*You will\*\* (.*)$", prose_of(stage), re.MULTILINE)
+    return [part.strip().rstrip(".") for part in found.split(" · ")]
+
+
+def solutions(stage) -> list[str]:
+    """The Python of the exercises' solutions."""
+    return re.findall(r"^```python\n(.*?)^```", section(stage, "## Exercises"), re.MULTILINE | re.DOTALL)
+
+
 def tagged(stage, tag) -> list[str]:
     return [source for tags, source in code_cells(stage.notebook) if tag in tags]
 
@@ -38,13 +60,116 @@ def test_there_are_eight_and_no_more():
 
 
 @per_notebook
-def test_title_objectives_limits_and_navigation(stage):
-    text = prose_of(stage)
-    assert text.startswith(f"# {stage.number} · ")
-    for part in ("**You will**", "**Needs**", "**Makes**", "**Takes**", "## Check", "## You have", "**Limits.**"):
-        assert part in text, part
+def test_it_opens_with_a_question_and_what_you_will_do(stage):
+    title = source_of(cells_of(stage)[0])
+    assert re.match(rf"(\[!\[[^\n]*\n\n)?# {stage.number} · ", title), "first a badge, if any, then: # number · title"
+    assert re.search(r"^> .*\?$", title, re.MULTILINE), (
+        "below the title the question: a line that begins with > and ends with ?"
+    )
+    assert 3 <= len(objectives(stage)) <= 5, "**You will** name · three · to five things"
+    for part in ("**Needs**", "**Makes**", "**Takes**"):
+        assert part in title, f"the first cell lacks {part}"
     for number in stage.needs:
-        assert f"[{number}]({STAGES[number - 1].name}.ipynb)" in text, f"stage {number} is needed, and linked"
+        assert f"[{number}]({STAGES[number - 1].name}.ipynb)" in title, f"stage {number} is needed: link to it"
+
+
+@per_notebook
+def test_its_sections_end_in_the_same_order(stage):
+    found = [line for line in re.findall(r"^## .*$", prose_of(stage), re.MULTILINE) if line in CLOSING]
+    assert found == CLOSING, f"the last sections are {', '.join(CLOSING)}"
+    text = prose_of(stage)
+    last = [line for line in text.splitlines() if line.startswith("#")][-1]
+    assert last == CLOSING[-1], f"nothing comes after {CLOSING[-1]}"
+
+
+@per_notebook
+def test_what_was_promised_is_what_the_reader_can_now_do(stage):
+    promised = objectives(stage)
+    now = [
+        line.removeprefix("- ").rstrip(".,")
+        for line in section(stage, "## You can now").splitlines()
+        if line[:2] == "- "
+    ]
+    assert now == promised, f"the list under ## You can now is that of **You will**: {promised}"
+
+
+@per_notebook
+def test_the_question_is_answered_by_this_run(stage):
+    """The cell after ## The answer computes it; its Markdown has no figure."""
+    cells = cells_of(stage)
+    place = next(n for n, cell in enumerate(cells) if source_of(cell).split("\n")[0] == "## The answer")
+    assert not re.search(r"\d", re.sub(r"notebooks? \d( and \d)?", "", source_of(cells[place]))), (
+        "figures come from variables"
+    )
+    assert cells[place + 1]["cell_type"] == "code", "a code cell says the answer"
+    assert "receipt" not in cells[place + 1]["metadata"].get("tags", [])
+
+
+@per_notebook
+def test_three_questions_to_check_yourself_with_hidden_answers(stage):
+    text = section(stage, "## Check yourself")
+    assert len(re.findall(r"^\*\*\d\. ", text, re.MULTILINE)) == 3, "three questions, **1. …**"
+    assert text.count("<details><summary>Answer</summary>\n\n") == text.count("\n\n</details>") == 3
+
+
+@per_notebook
+def test_three_exercises_with_solutions(stage):
+    text = section(stage, "## Exercises")
+    kinds = re.findall(r"^\*\*(One setting|A few lines|Open)\.\*\* ", text, re.MULTILINE)
+    assert kinds == ["One setting", "A few lines", "Open"], "**One setting.** **A few lines.** **Open.**"
+    assert text.count("<details><summary>Solution</summary>\n\n") == text.count("\n\n</details>") == 3
+    for code in solutions(stage):
+        compile(code, stage.name, "exec")
+    assert solutions(stage), "at least one solution is Python, to be run in the notebook as it stands at its end"
+
+
+@per_notebook
+def test_further_reading_has_references(stage):
+    text = section(stage, "## Further reading")
+    assert len(re.findall(r"^- .*\(\d{4}\).*\]\(https://", text, re.MULTILINE)) >= 2, (
+        "- Authors (year), [title](https://…)"
+    )
+
+
+@per_notebook
+def test_predictions_come_before_results(stage):
+    """Each stands in the Markdown right above the cell that shows the result."""
+    cells = cells_of(stage)
+    asked = [n for n, cell in enumerate(cells) if "**Predict:**" in source_of(cell)]
+    assert len(asked) >= 2, "ask for two predictions"
+    for n in asked:
+        assert cells[n + 1]["cell_type"] == "code", source_of(cells[n])
+        assert re.search(r"\*\*Predict:\*\* [^\n]*\?", source_of(cells[n])), "a prediction is a question"
+
+
+@per_notebook
+def test_every_picture_is_read(stage):
+    """A sentence after it says what would look different if the claim were wrong."""
+    cells = cells_of(stage)
+    for n, cell in enumerate(cells):
+        if cell["cell_type"] == "code" and DRAWS.match(source_of(cell).strip().splitlines()[-1]):
+            following = next((source_of(c) for c in cells[n + 1 : n + 3] if c["cell_type"] == "markdown"), "")
+            assert re.search(r"\b([Ii]f|[Hh]ad|[Ww]ere|[Ww]ould|[Uu]nless)\b", following), (
+                f"after {source_of(cell).strip().splitlines()[-1]!r}: what would be seen if it were not so?"
+            )
+
+
+@per_notebook
+def test_it_reads_like_an_essay(stage):
+    """The measures of well-kept notebook courses: many words to a line of code, short cells, short sentences."""
+    code = [source for tags, source in code_cells(stage.notebook) if not {"setup", "parameters"} & set(tags)]
+    lines = [len([line for line in source.splitlines() if line.strip()]) for source in code]
+    assert median(lines) <= 5 and max(lines) <= LONGEST_CELL
+    words = len(re.sub(r"https?:\S+|<[^>]+>", "", prose_of(stage)).split())
+    assert 700 <= words <= 2600, f"{words} words: say more, or less"
+    assert words / sum(lines) >= 8, "prose carries a notebook"
+    kinds = "".join("c" if cell["cell_type"] == "code" else "m" for cell in cells_of(stage))
+    assert "cccc" not in kinds, "no more than three code cells in a row"
+    assert not any(isinstance(node, ast.FunctionDef) for source in code for node in ast.walk(ast.parse(source)))
+    for sentence in re.split(
+        r"(?<=[.?!:])\s+", re.sub(r"```.*?```|`[^`]*`|\([^)]*\)", "", prose_of(stage), flags=re.DOTALL)
+    ):
+        assert len(sentence.split()) <= LONGEST_SENTENCE, sentence
 
 
 @per_notebook
@@ -82,10 +207,10 @@ def test_nothing_of_a_run_is_committed(stage):
 
 
 @per_notebook
-def test_code_cells_are_short_and_plain(stage):
+def test_code_cells_are_plain(stage):
     for tags, source in code_cells(stage.notebook):
         if "parameters" not in tags:
-            assert len(source.splitlines()) <= LONGEST_CELL, source
+            assert len([line for line in source.splitlines() if line.strip()]) <= LONGEST_CELL, source
         assert not re.search(r"^\s*!|raises-exception", source, re.MULTILINE)
         assert {"raises-exception", "nbval-skip"}.isdisjoint(tags)
         if "setup" not in tags:
