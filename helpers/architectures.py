@@ -10,7 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from helpers import weights
-from helpers.paths import base_model
+from helpers.errors import CourseError
+from helpers.paths import base_model, relative
 
 QWEN2_5 = {"model_type": "qwen2", "vocab_size": 151936, "num_hidden_layers": 28, "num_key_value_heads": 4}
 QWEN3 = {"model_type": "qwen3", "vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128}
@@ -75,7 +76,7 @@ def count(config: PretrainedConfig) -> Counted:
 @cache
 def counted(text: str) -> Counted:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(from_text(text))
+        model = AutoModelForCausalLM.from_config(from_text(text), trust_remote_code=False)
     linear = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     output = sum(m.weight.numel() for m in linear.values() if m is model.get_output_embeddings())
     inner = [(n, m.in_features, m.out_features) for n, m in linear.items() if m is not model.get_output_embeddings()]
@@ -114,7 +115,7 @@ def of_settings(settings: SimpleNamespace) -> PretrainedConfig:
     """
     folder = base_model(settings.MODEL_NAME)
     if (folder / "config.json").exists():
-        return AutoConfig.from_pretrained(folder)
+        return read(folder)
     if settings.MODEL_NAME in SHAPES:
         return known(settings.MODEL_NAME)
     from huggingface_hub import hf_hub_download
@@ -122,4 +123,18 @@ def of_settings(settings: SimpleNamespace) -> PretrainedConfig:
     access = {"endpoint": settings.HF_ENDPOINT, "token": weights.secret(settings.HF_TOKEN)}
     with weights.hub_failures_are_clear(settings):
         file = hf_hub_download(settings.MODEL_NAME, "config.json", revision=settings.MODEL_REVISION, **access)
-    return AutoConfig.from_pretrained(Path(file).parent)
+    return read(Path(file).parent)
+
+
+def read(folder: Path) -> PretrainedConfig:
+    """The configuration in `folder`. Code that comes with a model is never run, and never asked about.
+
+    Raises CourseError where it cannot be read without.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"config.json in {relative(folder)} cannot be read: {str(error).strip().splitlines()[0][:200]}",
+            "choose a MODEL_NAME whose architecture transformers has itself: code of a model's own is not run here",
+        ) from error

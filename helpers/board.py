@@ -10,9 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from helpers.files import read_jsonl
 from helpers.progress import clock
+from helpers.redaction import visible
 from helpers.stages import Stage
 
 QUIET_SECONDS = 30  # without a screen, the running stage is heard of this often
@@ -80,7 +82,7 @@ class Board:
             colour = COLOURS.get(row.state, "dim")
             doing = (row.state == "running" and self.doing()) or row.note
             state = f"[{colour}]{row.state}[/]"
-            table.add_row(str(number), row.stage.title, state, row.elapsed(), doing.replace("[", r"\["))
+            table.add_row(str(number), row.stage.title, state, row.elapsed(), Text(doing))
         return table
 
     def doing(self) -> str:
@@ -89,7 +91,7 @@ class Board:
         if not said:
             return ""
         doing, done, total = (said[-1].get(name, 0) for name in ("doing", "done", "total"))
-        return f"{doing} {done:,.0f} of {total:,.0f}" if total else str(doing)
+        return visible(f"{doing} {done:,.0f} of {total:,.0f}" if total else str(doing))
 
     def tick(self) -> None:
         """Without a screen: one line on the running stage, at most every QUIET_SECONDS, if there is news."""

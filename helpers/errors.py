@@ -1,5 +1,7 @@
 """The one exception a reader of the course should ever see on purpose."""
 
+from helpers.redaction import visible
+
 GUIDE = "TROUBLESHOOTING.md"
 
 
@@ -16,7 +18,7 @@ class CourseError(Exception):
 
     def __str__(self) -> str:
         more = f"\n  see {GUIDE}#{self.entry}" if self.entry else ""
-        return f"{self.problem}\n→ {self.way_out}{more}"
+        return visible(f"{self.problem}\n→ {self.way_out}{more}")
 
     def _render_traceback_(self) -> list[str]:
         """Read by IPython in place of a traceback."""

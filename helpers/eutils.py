@@ -18,6 +18,7 @@ from helpers.errors import CourseError
 from helpers.ledger import Ledger
 from helpers.progress import report
 from helpers.pubmed import NotPubMed, local, parse_pubmed
+from helpers.redaction import HIDDEN, forms
 from helpers.settings import Settings
 from helpers.wire import Host, Refused, Transient, Unfit, require_plain
 
@@ -204,7 +205,10 @@ class PubMed:
         request = built(utility, db="pubmed", tool="autoimmune-finetuning-course", **self.secrets, **fields)
         address, _, query = request.full_url.partition("?")
         form = {"Content-Type": "application/x-www-form-urlencoded"}
-        return self.host.request("POST", address.replace(NCBI, self.base), data=request.data or query, headers=form)
+        body = self.host.request("POST", address.replace(NCBI, self.base), data=request.data or query, headers=form)
+        for written in (form for secret in self.secrets.values() for form in forms(secret)):
+            body = body.replace(written.encode(), HIDDEN.encode())  # NCBI's errors repeat the key, and answers are kept
+        return body
 
     def whole(self, attempt: Callable[[], bytes]) -> bytes:
         try:

@@ -3,12 +3,13 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.files import TEMPORARY, disk_full_is_clear, write_text
 from helpers.paths import NOTEBOOKS, ROOT
+from helpers.redaction import hide, visible
 
 CELL_TIMEOUT = "COURSE_CELL_TIMEOUT"  # seconds; for tests, a training cell may take a day
 
@@ -25,13 +26,13 @@ def execute(
     notebook: Path,
     parameters: Mapping[str, object],
     reports: Path,
-    secrets: Iterable[str],
+    secrets: Sequence[str],
     unproven: Callable[[], Fault | None],
 ) -> Fault | None:
     """Run `notebook` in its own folder with `parameters`; None if all cells ran and `unproven` finds no fault.
 
     The report is `reports/<name>.ipynb`, or `<name>.failed.ipynb` (also when the run is stopped by a signal);
-    `secrets` are blotted out of it. Raises CourseError if the disk is full.
+    `secrets` are blotted out of it and of the fault. Raises CourseError if the disk is full.
     """
     import papermill  # a second to import, and only needed where a notebook runs
 
@@ -47,7 +48,7 @@ def execute(
         if draft.exists():
             write_text(failed if fault else report, scrubbed(draft.read_text(encoding="utf-8"), secrets))
             draft.unlink()
-    return fault
+    return fault and Fault(hide(fault.cell, secrets), hide(fault.error, secrets))
 
 
 def how(parameters: Mapping[str, object]) -> dict[str, object]:
@@ -91,7 +92,7 @@ def errors_of(run: Callable[[], object], draft: Path) -> Fault | None:
 
 def words(name: str, value: str) -> str:
     """An error as one reads it; a CourseError's own two lines need no more."""
-    return value if name == "CourseError" else f"{name}: {value}".rstrip(": ")
+    return value if name == "CourseError" else visible(f"{name}: {value}".rstrip(": "))
 
 
 def code_of(draft: Path) -> list[dict]:
@@ -126,7 +127,7 @@ def unfinished_cell(draft: Path) -> Fault | None:
     return None
 
 
-def scrubbed(text: str, secrets: Iterable[str] = ()) -> str:
+def scrubbed(text: str, secrets: Sequence[str] = ()) -> str:
     """An executed notebook's JSON without paths of this machine, widget state and secrets."""
     import nbformat
 
@@ -134,12 +135,13 @@ def scrubbed(text: str, secrets: Iterable[str] = ()) -> str:
     for name in ("papermill", "widgets"):
         notebook.metadata.pop(name, None)
     for cell in notebook.cells:
+        cell.source = hide(cell.source, secrets)
         if cell.cell_type == "code":
-            cell.outputs = [clean(output, list(secrets)) for output in cell.outputs]
+            cell.outputs = [clean(output, secrets) for output in cell.outputs]
     return nbformat.writes(notebook) + "\n"
 
 
-def clean(value: object, secrets: list[str]) -> object:
+def clean(value: object, secrets: Sequence[str]) -> object:
     """`value` (an output, or a part of one) with every text in it cleaned."""
     if isinstance(value, str):
         return without_machine(value, secrets)
@@ -153,6 +155,4 @@ def without_machine(text: str, secrets: Iterable[str]) -> str:
     for folder, short in ((ROOT, "."), (Path.home(), "~")):
         if len(folder.parts) > 1 and str(folder) in text:
             text = re.sub(rf"{re.escape(str(folder))}(?![\w-])", short, text)
-    for secret in secrets:
-        text = text.replace(secret, "(hidden)")
-    return text
+    return hide(text, secrets)

@@ -6,7 +6,6 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -15,7 +14,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from helpers import chat, files, hardware
+from helpers import architectures, chat, files, hardware
 from helpers.errors import CourseError
 from helpers.hardware import available_memory, compute_dtype, device
 from helpers.paths import relative
@@ -69,7 +68,7 @@ def load(folder: Path, precision: str = "auto", attention: str = "auto", dtype: 
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         if "attn_implementation" in options and "attn_implementation" in str(error):
             raise CourseError(
-                f"ATTENTION={attention}: {AutoConfig.from_pretrained(folder).model_type} models do not support it",
+                f"ATTENTION={attention}: {architectures.read(folder).model_type} models do not support it",
                 "set ATTENTION=auto",
                 "attention-is-refused",
             ) from error
@@ -183,7 +182,7 @@ def load_adapter(base: PreTrainedModel | PeftModel, folder: Path, name: str = "d
 def outline(folder: Path) -> PreTrainedModel:
     """The model in `folder` without its weights, from its configuration alone: to count and to ask."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        return AutoModelForCausalLM.from_config(architectures.read(folder), trust_remote_code=False)
 
 
 def bytes_of(model: torch.nn.Module) -> int:

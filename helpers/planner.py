@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from helpers import architectures, speed
 from helpers.cards import Card, this_card
@@ -93,7 +93,7 @@ def plan(
     read, at most the recipe's budget. Without a `card` it is this machine. `name` is the model's, for its speed.
     `seek` looks for settings that would make it fit.
     """
-    config = AutoConfig.from_pretrained(model) if isinstance(model, Path) else model
+    config = architectures.read(model) if isinstance(model, Path) else model
     card, folder = card or this_card(), model if isinstance(model, Path) else None
     lengths = tuple(sorted(lengths or longest_rows(recipe), reverse=True))
     graded = min(graded or sum(lengths), sum(lengths))

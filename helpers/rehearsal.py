@@ -147,7 +147,9 @@ def on_paper(
 ) -> torch.nn.Module:
     """The model that is trained, on the meta device: all weights in float32, or a float32 adapter on `dtype`."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype) if rank else torch.float32)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype) if rank else torch.float32, trust_remote_code=False
+        )
         model.config._attn_implementation = attention
         if rank:
             chosen = targets if targets == "all-linear" else [name.strip() for name in targets.split(",")]

@@ -85,10 +85,16 @@ class Session:
 def begin(name: str, cell_names: Mapping[str, object]) -> Session:
     """Open a stage from its notebook: `begin("3_download_papers", globals())`.
 
-    Raises CourseError for an unknown or wrong setting, and where a stage this one needs is not done.
+    Raises CourseError for an unknown or wrong setting, for a secret in a cell, and where a stage this one needs is
+    not done.
     """
     stage = stage_of(name)
     parameters = {n: v for n, v in cell_names.items() if n in stage.knobs() or settings.looks_like_one(n)}
+    if written := sorted(n for n in settings.SECRETS if parameters.get(n)):
+        raise CourseError(
+            f"{written[0]} stands in a cell of {name}, where reports would show it",
+            "take it out of the notebook and put it into .env or the environment",
+        )
     command_line = os.environ.get("COURSE_COMMAND_LINE", "").split()
     resolved, origins = settings.load(parameters, command_line=command_line)
     folders = Folders(resolved.RUN)

@@ -11,7 +11,7 @@ from pathlib import Path
 from helpers import arms
 from helpers.errors import CourseError
 from helpers.paths import BENCHMARK, GENERAL, NOTEBOOKS, ROOT, TOPICS, Folders, base_model
-from helpers.settings import Settings, check_names
+from helpers.settings import SECRETS, Settings, check_names
 
 AMBIENT = (
     "ENV_FILE",
@@ -211,7 +211,7 @@ def read_parameters(path: Path) -> dict[str, object]:
                 "write NAME = a number, a text or None",
             ) from error
     check_names(found, f"the parameters cell of {path.name}")
-    if ambient := sorted(set(found) & set(AMBIENT)):
+    if ambient := sorted(set(found) & {*AMBIENT, *SECRETS}):
         raise CourseError(
             f"{ambient[0]} stands in the parameters cell of {path.name}, where reports would show it",
             "take it out of the notebook and put it into .env or the environment",

@@ -130,7 +130,7 @@ def require_same(theirs: list[list[int]], ours: list[list[int]]) -> None:
 def quantised(side: str, base: Path, recipe: Recipe) -> PreTrainedModel:
     """The base in NF4, as the copied recipe prepares it or as the tuned one leaves it."""
     width = torch.bfloat16 if side == "stock" else getattr(torch, recipe.dtype)
-    options = {"quantization_config": four_bit(width), "device_map": device()}
+    options = {"quantization_config": four_bit(width), "device_map": device(), "trust_remote_code": False}
     if side == "tuned":
         return AutoModelForCausalLM.from_pretrained(base, dtype=width, **options)
     return prepare_model_for_kbit_training(AutoModelForCausalLM.from_pretrained(base, **options))

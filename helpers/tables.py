@@ -24,7 +24,8 @@ def table(rows: Iterable[Mapping[str, object]], numbers: Iterable[str] = ()) -> 
         return HTML("<p>Nothing to show in this run.</p>")
     cells = {"text-align": "left", "vertical-align": "top", "white-space": "pre-wrap"}
     heads = [{"selector": "th", "props": "text-align:left"}]
-    style = frame.style.hide(axis="index").format(escape="html").set_properties(**cells).set_table_styles(heads)
+    style = frame.style.hide(axis="index").format(escape="html").format_index(escape="html", axis=1)
+    style = style.set_properties(**cells).set_table_styles(heads)
     style = style.set_properties(subset=list(numbers), **{"text-align": "right"})
     name = sha256(frame.to_json().encode()).hexdigest()[:8]  # the style of one table must not reach another
     return HTML(style.set_uuid(name).to_html())

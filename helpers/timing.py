@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import LoraConfig, set_peft_model_state_dict
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import answers, chat, examples, likelihood, models, stock, trainable, training, weights
 from helpers.hardware import device, memory_peak
@@ -152,9 +152,7 @@ def held_out_losses(job: Job, trained: dict) -> list[float]:
 
 def parameters(base: Path) -> int:
     """N: the parameters of the model in `base`, tied ones counted once."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
-    return sum(weight.numel() for weight in model.parameters())
+    return sum(weight.numel() for weight in models.outline(base).parameters())
 
 
 def matmul_peaks() -> dict[str, float]:

@@ -1,0 +1,38 @@
+"""What is not shown as it is: secrets, and characters that a terminal would obey."""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Iterable
+from functools import cache
+from urllib.parse import quote, quote_plus
+
+HIDDEN = "(hidden)"
+ACTING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+TOO_SHORT = 8  # characters; parts of anything shorter in base64 stand in ordinary text by chance
+
+
+@cache
+def forms(secret: str) -> tuple[str, ...]:
+    """The ways a secret may be written, the longest first: as it is, in JSON, in a URL, and in base64.
+
+    In base64 the letters at either end depend on what stands beside the secret, so they are left off.
+    """
+    found = {secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)}
+    for before in range(3) if len(secret) >= TOO_SHORT else ():
+        data = bytes(before) + secret.encode()
+        whole = b64encode(data).decode()[-(-before * 8 // 6) : len(data) * 8 // 6]
+        found |= {whole, whole.translate(str.maketrans("+/", "-_"))}
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """`text` with HIDDEN in place of every form of these secrets."""
+    for form in (form for secret in secrets for form in forms(secret)):
+        text = text.replace(form, HIDDEN)
+    return text
+
+
+def visible(text: str) -> str:
+    """`text` with control characters and those that turn its direction spelled out; tabs and line ends stay."""
+    return ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
