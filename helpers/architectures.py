@@ -135,6 +135,11 @@ def read(folder: Path) -> PretrainedConfig:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(
-            f"config.json in {relative(folder)} cannot be read: {str(error).strip().splitlines()[0][:200]}",
+            f"config.json in {relative(folder)} cannot be read: {first_line(error)}",
             "choose a MODEL_NAME whose architecture transformers has itself: code of a model's own is not run here",
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What a library says first of its error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

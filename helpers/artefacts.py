@@ -1,7 +1,7 @@
 """Finished stages kept on another disk (a Drive folder, say) and brought back into a fresh session."""
 
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from helpers import files, receipts
 from helpers.errors import CourseError
@@ -24,8 +24,8 @@ def keep(stage: Stage, settings: Settings, folders: Folders) -> None:
 def restore(settings: Settings, folders: Folders) -> list[str]:
     """Bring back every stage kept in ARTEFACTS_DIR that this machine lacks; the names of those restored.
 
-    A kept file whose bytes no longer match its receipt, or a receipt that cannot be read, is left where it is,
-    and its stage runs again.
+    A kept file whose bytes no longer match its receipt, a receipt that cannot be read, or one that names a file
+    outside the folders that stages write to, is left where it is, and its stage runs again.
     """
     if settings.ARTEFACTS_DIR is None:
         return []
@@ -40,12 +40,18 @@ def restore(settings: Settings, folders: Folders) -> list[str]:
         except CourseError:
             continue
         kept = {name: settings.ARTEFACTS_DIR / name for name in outputs}
-        if all(path.exists() and files.sha256(path) == outputs[name] for name, path in kept.items()):
+        if all(inside(n) and path.exists() and files.sha256(path) == outputs[n] for n, path in kept.items()):
             for name, path in kept.items():
                 copy(path, ROOT / name)
             copy(kept_receipt, receipt_path)
             restored.append(stage.name)
     return restored
+
+
+def inside(name: str) -> bool:
+    """Whether a path in a receipt, which others may have written, stays in the folders that stages write to."""
+    parts = PurePosixPath(name).parts
+    return parts[:1] in (("data",), ("models",), ("reports",)) and ".." not in parts
 
 
 def copy(source: Path, target: Path) -> None:

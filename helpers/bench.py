@@ -143,7 +143,8 @@ def run_apart(task: str, side: str, words: list[str]) -> dict:
     """
     done = subprocess.run([*COMMAND, "one", task, side, *words], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
+        said = [line for line in done.stderr.strip().splitlines() if not line.startswith("  see ")]
+        said = said or [f"it ended with status {done.returncode}"]
         problem, way_out = said[-2:] if said[-1].startswith("→") else (said[-1], "→ run it alone to see all of it")
         raise CourseError(f"the run {task} {side} failed: {problem}", way_out.removeprefix("→ "))
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,11 +1,23 @@
-"""How far a training moved the weights, matrix by matrix."""
+"""How far a training moved the weights, matrix by matrix; and which steps 16 bits would have lost."""
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 from safetensors import safe_open
 
+from helpers.plots import BLUE, GREY, ORANGE, figure
 from helpers.tuning import Tuning
+
+PREFIX = "base_model.model."  # what peft puts before the name of a matrix
+STEPS = np.logspace(-8, -2, 25)  # sizes of an update
+ROWS_LOOKED_AT = 16  # of every matrix
+
+
+def change(tuning: Tuning) -> dict[str, list[float]]:
+    """{matrix name: how far it moved in each layer, relative to its own size}, by this training's method."""
+    return adapter_change(tuning) if tuning.recipe.method == "qlora" else full_change(tuning)
 
 
 def adapter_change(tuning: Tuning) -> dict[str, list[float]]:
@@ -14,10 +26,10 @@ def adapter_change(tuning: Tuning) -> dict[str, list[float]]:
     ‖(alpha / r) B A‖ / ‖W‖ in Frobenius norms; W is the unquantised base.
     """
     scale = tuning.session.settings.LORA_ALPHA / tuning.session.settings.LORA_R
-    prefix, changes = "base_model.model.", {}
+    changes = {}
     with safe_open(tuning.out / "adapter_model.safetensors", "pt") as adapter, Weights(tuning.base) as base:
         for name in (n for n in adapter.keys() if n.endswith("lora_A.weight")):  # noqa: SIM118
-            matrix = name.removeprefix(prefix).removesuffix(".lora_A.weight")
+            matrix = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
             update = scale * adapter.get_tensor(name.replace("lora_A", "lora_B")) @ adapter.get_tensor(name)
             changes[matrix] = (update.norm() / base.get(f"{matrix}.weight").float().norm()).item()
     return by_layer(changes)
@@ -43,6 +55,33 @@ def by_layer(changes: dict[str, float]) -> dict[str, list[float]]:
     return {kind: [layers[n] for n in sorted(layers)] for kind, layers in sorted(kinds.items())}
 
 
+def unmoved(weights: torch.Tensor, step: float, dtype: torch.dtype) -> float:
+    """The share of `weights` that adding `step` in this precision leaves exactly where they were."""
+    stored = weights.to(dtype)
+    return (stored + torch.tensor(step, dtype=dtype) == stored).float().mean().item()
+
+
+def some_weights(folder: Path) -> torch.Tensor:
+    """The first rows of every matrix of a model's layers, in one line, float32."""
+    with Weights(folder) as model:
+        names = [name for name in model.names() if ".layers." in name and name.endswith("proj.weight")]
+        return torch.cat([model.rows(name, ROWS_LOOKED_AT).float().flatten() for name in names])
+
+
+def rounded_away(tuning: Tuning) -> Figure:
+    """Lines: the share of the base's weights that a step leaves where they were, by its size, in each precision."""
+    weights = some_weights(tuning.base)
+    made, (axis,) = figure()
+    for name, colour in (("bfloat16", ORANGE), ("float16", BLUE), ("float32", GREY)):
+        shares = [100 * unmoved(weights, step, getattr(torch, name)) for step in STEPS]
+        axis.plot(STEPS, shares, "o-", markersize=3, color=colour, label=f"added in {name}")
+    rate = tuning.recipe.learning_rate
+    axis.axvline(rate, color="black", linestyle="--", linewidth=1, label=f"peak learning rate {rate:.0e}")
+    axis.set(xscale="log", xlabel="size of the step", ylabel="weights left unmoved (%)")
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return made
+
+
 class Weights:
     """Read single tensors of a model folder, in one file or several."""
 
@@ -63,3 +102,7 @@ class Weights:
 
     def get(self, name: str) -> torch.Tensor:
         return self.place[name].get_tensor(name)
+
+    def rows(self, name: str, count: int) -> torch.Tensor:
+        """The first `count` rows of a matrix; nothing else of it is read."""
+        return self.place[name].get_slice(name)[:count]

@@ -42,7 +42,7 @@ from helpers.paths import Folders, base_model
 from helpers.runner import NOT_PASSED, Stopped, stoppable
 
 OURS = ("METHOD", "FORCE")  # what the command line takes besides settings
-RATES = {"full": 5e-4, "qlora": 2e-3}  # peak learning rates, by method
+RATES = {"full": 5e-4, "qlora": 4e-3}  # peak learning rates, by method
 PASSES = 4  # over the profiles in all their wordings
 RUNS = {  # (wordings, how often each is read in a pass); the untouched model reads nothing
     "base": (0, 0),

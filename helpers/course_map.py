@@ -27,7 +27,8 @@ def course_map(here: Stage) -> Figure:
     for start, end in ROUTES:
         (x, y), (to_x, to_y) = PLACES[start], PLACES[end]
         arrow = {"arrowstyle": "-|>", "color": GREY, "shrinkA": 0, "shrinkB": 2}
-        axis.annotate("", (to_x, to_y + HEIGHT / 2), (x + WIDTH, y + HEIGHT / 2), arrowprops=arrow)
+        to_y += HEIGHT * (0.8 if y > to_y and end == 8 else 0.5)
+        axis.annotate("", (to_x, to_y), (x + WIDTH, y + HEIGHT / 2), arrowprops=arrow)
     for stage in STAGES:
         draw_box(axis, stage.number, stage is here)
     x, y = PLACES[here.number]

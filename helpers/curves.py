@@ -1,6 +1,8 @@
 """A training as pictures that redraw themselves while it runs, and what they show in words."""
 
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from IPython.display import DisplayHandle
@@ -9,8 +11,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
+from helpers import files
 from helpers.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, figure, mosaic
-from helpers.trained import History
+from helpers.trained import RECORD, History
 
 SECONDS_BETWEEN_DRAWINGS = 10
 REST = 50  # seconds of training to a second of drawing
@@ -217,6 +220,55 @@ def kept(history: History, early_stopping: str) -> str:
     if early_stopping in reasons:
         return f"{where}: there {reasons[early_stopping]} (EARLY_STOPPING={early_stopping})."
     return f"{where}, the last: nothing was chosen by looking (EARLY_STOPPING=off)."
+
+
+def answer(history: History, share: float, declined: str = "") -> str:
+    """What this run says to a notebook's question: `share` of the weights were trained, and what came of it."""
+    if not history.updates:
+        return f"Nothing was trained in this run: {declined or 'there is no history'}."
+    first, last = history.held_out[0], history.kept
+    general = f" The loss on general English {moved(first['guard'], last['guard'])}." if "guard" in first else ""
+    free = "all" if share == 1 else f"{share:.1%} of"
+    return (
+        f"With {free} its weights free to move, the model's held-out loss "
+        f"{moved(first['loss'], last['loss'])}.{general} {spent(history)}"
+    )
+
+
+def moved(first: float, last: float) -> str:
+    """ "fell by 0.309 nats a token, 3.042 → 2.733"; within WOBBLE nothing is said to have changed."""
+    if abs(last - first) <= WOBBLE:
+        return f"did not change: {first:.3f} before, {last:.3f} after, and {WOBBLE} nats are called nothing"
+    return f"{'fell' if last < first else 'rose'} by {abs(last - first):.3f} nats a token, {first:.3f} → {last:.3f}"
+
+
+def spent(history: History) -> str:
+    """Updates, tokens, minutes and memory of a training, in a sentence."""
+    read = f"That took {len(history.updates):,} updates on {history.tokens:,} tokens"
+    if not history.seconds:
+        return f"{read}; time and memory were not kept."
+    return f"{read}, {history.seconds / 60:.1f} minutes and {history.peak_memory / 2**30:.1f} GiB at the peak."
+
+
+def recorded(folder: Path) -> History:
+    """The history of the training whose result lies in `folder`; an empty one where there is none."""
+    record = folder / RECORD
+    return History(**files.read_json(record)["history"]) if record.exists() else History()
+
+
+def against(history: History, other: Mapping | None) -> str:
+    """The cost of this training beside that in notebook 4's receipt (`other`, None if there is none)."""
+    if not other or not other.get("train_seconds"):
+        return "Notebook 4 has left no costs in this run, so there is nothing to put beside these."
+    seconds, memory = other["train_seconds"], other["train_peak_memory"]
+    adapter = f"The adapter of notebook 4 took {seconds / 60:.1f} minutes and {memory / 2**30:.1f} GiB"
+    if not history.seconds:
+        return f"{adapter} for {other['tokens']:,} tokens."
+    slower = history.seconds / history.tokens / (seconds / other["tokens"])
+    return (
+        f"{adapter} for {other['tokens']:,} tokens: a token cost {slower:.1f} times as much time here, and the peak "
+        f"of memory was {history.peak_memory / memory:.1f} times as high."
+    )
 
 
 def replay_effect(rows: list[dict], base: dict[str, dict[str, float]]) -> Figure:

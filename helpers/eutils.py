@@ -204,10 +204,10 @@ class PubMed:
         """The answer of one E-utility, by POST: key and e-mail are in no URL, and so in no exception and no log."""
         request = built(utility, db="pubmed", tool="autoimmune-finetuning-course", **self.secrets, **fields)
         address, _, query = request.full_url.partition("?")
-        form = {"Content-Type": "application/x-www-form-urlencoded"}
-        body = self.host.request("POST", address.replace(NCBI, self.base), data=request.data or query, headers=form)
-        for written in (form for secret in self.secrets.values() for form in forms(secret)):
-            body = body.replace(written.encode(), HIDDEN.encode())  # NCBI's errors repeat the key, and answers are kept
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        body = self.host.request("POST", address.replace(NCBI, self.base), data=request.data or query, headers=kind)
+        for form in (form for secret in self.secrets.values() for form in forms(secret)):
+            body = body.replace(form.encode(), HIDDEN.encode())  # NCBI's errors repeat the key; answers are kept
         return body
 
     def whole(self, attempt: Callable[[], bytes]) -> bytes:

@@ -85,7 +85,8 @@ def errors_of(run: Callable[[], object], draft: Path) -> Fault | None:
         return Fault(
             running_cell(draft),
             "the notebook's Python process died in this cell. Most often the memory ran out\n"
-            "→ close other programs, or take a smaller MODEL_NAME, *_BATCH_SIZE or MAX_SEQ_LENGTH",
+            "→ close other programs, or take a smaller MODEL_NAME, *_BATCH_SIZE or MAX_SEQ_LENGTH\n"
+            "  see TROUBLESHOOTING.md#the-kernel-dies",
         )
     return None
 

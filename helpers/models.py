@@ -21,6 +21,8 @@ from helpers.paths import relative
 from helpers.trained import RECORD
 from helpers.weights import MANIFEST
 
+ADAPTER = "adapter_model.safetensors"
+
 logging.disable_progress_bar()
 logging.set_verbosity_error()
 
@@ -30,7 +32,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises CourseError if it has no chat template, or one that cannot be followed.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"the tokenizer in {relative(folder)} does not load: {architectures.first_line(error)}",
+            "run stage 1 again (make pipeline STAGES=1 FORCE=1), or choose another MODEL_NAME",
+        ) from error
     if tokenizer.chat_template is None:
         raise CourseError(
             f"the tokenizer in {relative(folder)} has no chat template, so it was not made to answer questions",
@@ -73,7 +81,7 @@ def load(folder: Path, precision: str = "auto", attention: str = "auto", dtype: 
                 "attention-is-refused",
             ) from error
         raise CourseError(
-            f"the model in {relative(folder)} does not load: {str(error).splitlines()[0][:200]}",
+            f"the model in {relative(folder)} does not load: {architectures.first_line(error)}",
             "run stage 1 again (make pipeline STAGES=1 FORCE=1), or choose another MODEL_NAME",
             "a-file-differs-from-its-hash",
         ) from error
@@ -151,6 +159,8 @@ def load_adapter(base: PreTrainedModel | PeftModel, folder: Path, name: str = "d
     """
     record, again = files.read_json(folder / RECORD), "run stage 4 again (make pipeline STAGES=4 FORCE=4)"
     whole = {file: (folder / file).exists() and files.sha256(folder / file) for file in record["files"]}
+    if ADAPTER not in record["files"]:  # peft would look for a pickle instead
+        raise CourseError(f"{relative(folder)} has no {ADAPTER}; other weights are not loaded", again)
     if damaged := sorted(file for file, sha in record["files"].items() if whole[file] != sha):
         raise CourseError(
             f"{relative(folder)}: {damaged[0]} is missing or not the file that was saved",

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import matplotlib.pyplot as plt
@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from helpers.comparison import numbered, sign_patterns
 from helpers.labels import BASE_OF, ROLES, instrument, model, pair, unit_of
 from helpers.labels import figure as figured
-from helpers.plots import BLUE, GREY, ORANGE, PURPLE, ROW_COLOURS, figure
+from helpers.plots import BLUE, GREY, ORANGE, PURPLE, ROW_COLOURS, figure, literal
 from helpers.results import find, ordered
 
 INK = "#000000"  # in a page it is the colour of the page's own text
@@ -22,24 +23,27 @@ UNITS = {
     "score": ("difference in rubric score (0 to 1)", 1),
     "bits": ("difference in bits per byte, axis turned round", 1),
 }
-INCH = 0.36  # of height for one comparison
+DECLARED = ("primary", "family")
+STEPS = {"primary": 0.45, "family": 0.45, "guard": 0.32, "control": 0.32, "exploratory": 0.21}  # inches of height
+SIZES = {"primary": 10.5, "family": 10.5, "guard": 9, "control": 9, "exploratory": 8}  # points
 
 
-def forest(comparisons: Sequence[Mapping]) -> Figure | None:
-    """Differences with their 95 % intervals, one panel a unit, right of 0 always better; None if there are none.
+def forest(comparisons: Sequence[Mapping], roles: Iterable[str] = tuple(ROLES)) -> Figure | None:
+    """Differences of these roles with their 95 % intervals, one panel a unit, right of 0 always better.
 
-    What was declared stands first and strong, what is exploratory last and grey. The pale bar around 0 is what would
-    probably go unseen (the minimum detectable effect).
+    What was declared stands first and large, what is exploratory last, small and grey. The pale bar around 0 is what
+    would probably go unseen (the minimum detectable effect). None if there is nothing to draw.
     """
-    shown = [found for found in ordered(comparisons) if found["mean_difference"] is not None]
+    roles = set(roles)
+    shown = [c for c in ordered(comparisons) if c["role"] in roles and c["mean_difference"] is not None]
     panels = {unit: [found for found in shown if unit_of(found) == unit] for unit in UNITS}
     panels = {unit: found for unit, found in panels.items() if found}
     if not panels:
         return None
-    rows = [len(found) + 1.6 for found in panels.values()]
-    made, _ = figure(figsize=(10, INCH * sum(rows)))
+    heights = [0.75 + sum(STEPS[c["role"]] for c in found) for found in panels.values()]
+    made, _ = figure(figsize=(10, sum(heights)))
     made.clear()
-    grid = made.subplots(len(rows), 1, squeeze=False, gridspec_kw={"height_ratios": rows})[:, 0]
+    grid = made.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     for axis, (unit, found) in zip(grid, panels.items(), strict=True):
         draw_differences(axis, found, unit)
     made.align_ylabels()
@@ -47,32 +51,72 @@ def forest(comparisons: Sequence[Mapping]) -> Figure | None:
 
 
 def draw_differences(axis: Axes, comparisons: Sequence[Mapping], unit: str) -> None:
-    """One panel of the forest."""
+    """One panel of the forest; heights are in inches from its top."""
     label, scale = UNITS[unit]
-    for place, found in enumerate(comparisons):
-        colour, declared = SHADES[found["role"]], found["role"] in ("primary", "family")
+    steps = [STEPS[c["role"]] for c in comparisons]
+    places = np.cumsum(steps) - np.array(steps) / 2
+    for place, step, found in zip(places, steps, comparisons, strict=True):
+        colour, size = SHADES[found["role"]], SIZES[found["role"]]
         if unseen := found["minimum_detectable_effect"]:
-            axis.barh(place, 2 * scale * unseen, left=-scale * unseen, height=0.7, color=GREY, alpha=0.13)
+            axis.barh(place, 2 * scale * unseen, left=-scale * unseen, height=0.7 * step, color=GREY, alpha=0.13)
         if found["low"] is not None:
             ends = [scale * found["low"], scale * found["high"]]
-            axis.plot(ends, [place, place], color=colour, linewidth=3 if declared else 1.6, solid_capstyle="butt")
+            width = 3 if found["role"] in DECLARED else 1.6
+            axis.plot(ends, [place, place], color=colour, linewidth=width, solid_capstyle="butt")
         face = colour if found["verdict"] in ("better", "worse") else "none"
-        axis.plot(scale * found["mean_difference"], place, "o", color=colour, markerfacecolor=face, markersize=7)
-        told = f"{figured(found['mean_difference'], unit, '+')} · n {found['n']:,} / {found['clusters']:,}"
-        axis.annotate(told, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=INK)
+        axis.plot(
+            scale * found["mean_difference"], place, "o", color=colour, markerfacecolor=face, markersize=0.7 * size
+        )
+        told = f"{figured(found['mean_difference'], unit, '+')} · {found['n']:,} / {found['clusters']:,}"
+        axis.annotate(told, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=size, color=INK)
+    head = "difference · items / clusters"
+    axis.annotate(head, (1.01, -0.12), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=GREY)
     axis.axvline(0, color=INK, linewidth=1)
-    names = [f"{instrument(c['instrument']).title}: {pair(c)} · {ROLES[c['role']]}" for c in comparisons]
-    axis.set_yticks(range(len(comparisons)), names, fontsize=9)
+    axis.set_yticks(
+        places, [f"{instrument(c['instrument']).title}: {pair(c)} · {ROLES[c['role']]}" for c in comparisons]
+    )
     for tick, found in zip(axis.get_yticklabels(), comparisons, strict=True):
+        tick.set_fontsize(SIZES[found["role"]])
         tick.set_fontweight("bold" if found["role"] == "primary" else "normal")
         tick.set_color(GREY if found["role"] == "exploratory" else INK)
-    axis.set(xlabel=f"{label}; better →", ylim=(len(comparisons) - 0.4, -0.6))
+    axis.set(xlabel=f"{label}; better →", ylim=(sum(steps) + 0.05, -0.2))
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(left=False)
     axis.grid(axis="x", alpha=0.25)
     axis.locator_params(axis="x", nbins=7)
     if unit == "bits":
         axis.invert_xaxis()
+
+
+def flips(
+    scores: Mapping, items: Mapping[str, Iterable[Mapping]], place: tuple[str, str, str], seed: int
+) -> Figure | None:
+    """What sign flips make of the mean difference at `place` (instrument, a, b): a heap, and the mean that was found.
+
+    `items`: measurements of each row, for the papers behind them. What lies as far from 0 as the mean is in colour.
+    None where the comparison was not made.
+    """
+    found = find(scores, *place)
+    if not found or not found["n"] or unit_of(found) != "share":
+        return None
+    name, a, b = place
+    ours, theirs = (scores["rows"][row]["measures"][name]["items"] for row in (a, b))
+    paper = {line["item"]: line["paper_id"] for line in items[a] if line["instrument"] == name}
+    both = [item for item in ours if item in theirs]
+    totals = np.bincount(numbered([paper[item] for item in both]), [ours[item] - theirs[item] for item in both])
+    patterns, _ = sign_patterns(len(totals), seed)
+    means = 100 * (totals.sum() - 2 * (patterns @ totals)) / len(both)
+    mean, step = 100 * found["mean_difference"], 100 / len(both)  # one item is the smallest change there is
+    values, counts = np.unique(np.round(means / step).astype(int), return_counts=True)
+    far = np.abs(values) >= round(abs(mean) / step)
+    made, (axis,) = figure(figsize=(7, 2.8))
+    for chosen, colour, told in ((~far, GREY, "closer to 0"), (far, ORANGE, "as far from 0, or farther")):
+        shares = 100 * counts[chosen] / len(means)
+        axis.bar(step * values[chosen], shares, width=0.85 * step, color=colour, label=told)
+    axis.axvline(mean, color=BLUE, linewidth=2, label="the difference found")
+    axis.set(xlabel="mean difference after flipping signs (percentage points)", ylabel="% of the sign patterns")
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)
+    return made
 
 
 def heat(scores: Mapping[str, Mapping[str, float]], papers: Mapping[str, Mapping]) -> Figure | None:
@@ -85,13 +129,13 @@ def heat(scores: Mapping[str, Mapping[str, float]], papers: Mapping[str, Mapping
     shown = axis.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     axis.grid(False)
     names = [f"{q} · {', '.join(papers[q]['diseases'])} · {papers[q]['papers']} papers" for q in asked]
-    axis.set_yticks(range(len(asked)), names, fontsize=9)
+    axis.set_yticks(range(len(asked)), [literal(name) for name in names], fontsize=9)
     axis.set_xticks(range(len(columns)), [model(row).replace(" ", "\n") for row in columns], fontsize=8)
     axis.xaxis.tick_top()
     for y, x in np.argwhere(~np.isnan(grid)):
         colour = "white" if grid[y, x] < 0.55 else "black"
         axis.text(x, y, f"{grid[y, x]:.2f}".replace("-", "−"), ha="center", va="center", color=colour, fontsize=9)
-    made.colorbar(shown, ax=axis, label="rubric score")
+    made.colorbar(shown, ax=axis, label="rubric score", extend="min")
     return made
 
 
@@ -121,14 +165,14 @@ def forgetting(scores: Mapping) -> Figure | None:
     A cross is a 95 % interval in both directions; None where no model sat both.
     """
     made, (axis,) = figure(figsize=(7, 4.2))
-    for row, base in BASE_OF.items():
+    for width, (row, base) in zip((5, 3, 1.5), BASE_OF.items(), strict=True):  # where they cover each other, all show
         learnt, kept = find(scores, "recall", row, base), find(scores, "cloze", row, base)
         if not learnt or not kept or None in (learnt["low"], kept["low"]):
             continue
         colour = ROW_COLOURS.get(row, PURPLE)
         x, y = 100 * learnt["mean_difference"], 100 * kept["mean_difference"]
-        axis.plot([100 * learnt["low"], 100 * learnt["high"]], [y, y], color=colour, linewidth=2)
-        axis.plot([x, x], [100 * kept["low"], 100 * kept["high"]], color=colour, linewidth=2)
+        axis.plot([100 * learnt["low"], 100 * learnt["high"]], [y, y], color=colour, linewidth=width)
+        axis.plot([x, x], [100 * kept["low"], 100 * kept["high"]], color=colour, linewidth=width)
         axis.plot(x, y, "o", color=colour, markersize=7, label=f"{model(row)} − {model(base)}")
     if not axis.lines:
         return None
@@ -156,11 +200,12 @@ def alarms(simulated: Sequence[Mapping]) -> Figure:
         "“better”, where the effect is the MDE",
         "intervals that hold the truth",
     )
+    plain = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # a figure is not crossed by the promise's line
     made, axes = figure(3, figsize=(10, 0.9 + 0.5 * len(simulated)), sharey=True)
     for axis, (name, promised, side), title in zip(axes, promises, titles, strict=True):
         values = [100 * one[name] for one in simulated]
         bars = axis.barh([f"{one['design']}\nn = {one['n']}" for one in simulated], values, color=BLUE, height=0.5)
-        axis.bar_label(bars, fmt="%.1f %%", padding=3, fontsize=9)
+        axis.bar_label(bars, fmt="%.1f %%", padding=5, fontsize=9, bbox=plain)
         axis.axvline(100 * promised, color=ORANGE, linestyle="--", label=f"promised: {side} {100 * promised:g} %")
         axis.set(xlabel="% of experiments", xlim=(0, max(*values, 100 * promised) * 1.35))
         axis.set_title(title, fontsize=10)

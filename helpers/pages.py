@@ -17,6 +17,7 @@ from helpers import answerable, declaration, harvest, labels, outcomes, results
 from helpers.files import write_text
 from helpers.paths import NOTEBOOKS, Folders
 from helpers.progress import clock
+from helpers.redaction import visible
 from helpers.stages import STAGES, Stage
 
 TEMPLATES = jinja2.Environment(
@@ -66,7 +67,7 @@ def render(report: Path, page: Path, stage: Stage) -> None:
         following=STAGES[place + 1] if place + 1 < len(STAGES) else None,
         body=body,
     )
-    write_text(page, html)
+    write_text(page, visible(html))
 
 
 def prose(text: str, folder: Path) -> str:
@@ -141,7 +142,7 @@ def write_index(
         total=clock(sum(receipt["seconds"] for receipt in receipts.values())),
         made_with=versions(receipts),
     )
-    write_text(path or folders.index, html)
+    write_text(path or folders.index, visible(html))
 
 
 def control_of(found: Mapping) -> bool:

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from helpers.planner import Plan
 
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart with any kind of colour vision
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#767676"
+SKY, RED, YELLOW, PALE = "#56B4E9", "#D55E00", "#F0E442", "#CCCCCC"
+PARTS = (GREY, BLUE, SKY, ORANGE, YELLOW, GREEN, RED, PURPLE, PALE)  # of memory, as a plan lists them
 ROW_COLOURS = {"base_4bit": GREY, "base_bf16": GREY, "qlora": BLUE, "full": ORANGE}
+NF4 = (  # the sixteen values, for a largest weight of 1 (Dettmers et al. 2023, "QLoRA", appendix E)
+    *(-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.09105004, 0.0),
+    *(0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0),
+)
 STYLE = {
     "figure.figsize": (7, 3.2),
     "figure.dpi": 100,
@@ -61,37 +68,54 @@ def dress(made: Figure) -> Figure:
 
 def footprints(megabytes: dict[str, float]) -> Figure:
     """Bars: what each precision of the same model takes in memory."""
-    made, (axis,) = figure(figsize=(7, 2.2))
+    made, (axis,) = figure(figsize=(7, 1.9))
     names = list(megabytes)[::-1]
     bars = axis.barh(names, [megabytes[name] for name in names], color=BLUE)
-    axis.bar_label(bars, fmt="%.0f MB", padding=4)
-    axis.set(xlabel="weights in memory (MB)", xlim=(0, max(megabytes.values()) * 1.15))
+    axis.bar_label(bars, fmt="{:,.0f} MB", padding=4)
+    axis.set(xlabel="weights in memory (MB)", ylabel="precision", xlim=(0, max(megabytes.values()) * 1.15))
     return made
 
 
 def precisions(seconds: dict[str, float]) -> Figure:
     """Bars: how long one matrix product takes in each precision."""
-    made, (axis,) = figure(figsize=(7, 1.7))
-    bars = axis.barh(list(seconds), [1000 * s for s in seconds.values()], color=GREEN)
+    made, (axis,) = figure(figsize=(7, 1.6))
+    names = list(seconds)[::-1]
+    bars = axis.barh(names, [1000 * seconds[name] for name in names], color=BLUE)
     axis.bar_label(bars, fmt="%.1f ms", padding=4)
-    axis.set(xlabel="one 768 × 768 × 768 product (ms, median)", xlim=(0, 1150 * max(seconds.values())))
+    axis.set(xlabel="time of one product of 768 × 768 matrices (ms, median)", ylabel="precision")
+    axis.set_xlim(0, 1150 * max(seconds.values()))
     return made
 
 
 def quantisation(original: np.ndarray, rounded: np.ndarray, block: int = 64) -> Figure:
-    """Left: the values of one block of weights before and after NF4. Right: all values, before and after."""
+    """Left: one block of weights before and after NF4, and the values open to it. Right: how often each is taken."""
     original, rounded = np.asarray(original), np.asarray(rounded)
-    made, (one, every) = figure(2, figsize=(10, 3.2))
-    one.scatter(original[:block], rounded[:block], s=18, color=BLUE)
+    made, (one, every) = figure(2, figsize=(7.6, 3.4))
+    first, kept = original[:block], rounded[:block]
+    values = np.array(NF4) * np.abs(kept).max()
+    one.hlines(values, first.min(), first.max(), color=ORANGE, linewidth=0.8, zorder=1, label="values there are")
+    one.plot([first.min(), first.max()], [first.min(), first.max()], "--", color=GREY, linewidth=1, zorder=2)
+    one.scatter(first, kept, s=18, color=BLUE, zorder=3)
+    one.grid(False)
     one.set(xlabel="weight as stored", ylabel="weight after NF4")
-    one.set_title(f"one block of {block} weights: {len(np.unique(rounded[:block]))} values left", fontsize=10)
-    limit = np.quantile(np.abs(original), 0.999)
-    bins = np.linspace(-limit, limit, 161)
-    every.hist(original, bins=bins, color=GREY, alpha=0.5, label="as stored")
-    every.hist(rounded, bins=bins, histtype="step", color=BLUE, label="after NF4")
-    every.set(xlabel="weight", ylabel="number of weights")
-    every.legend()
+    one.legend(loc="upper left", fontsize=8)
+    one.set_title(f"one block: {len(np.unique(first))} values before, {len(np.unique(kept))} after", fontsize=10)
+    every.bar(range(len(NF4)), 100 * taken(rounded, block), color=BLUE)
+    every.axhline(100 / len(NF4), color=ORANGE, linestyle="--", label="if each were taken equally often")
+    every.set_xticks([0, 7, 15], ["smallest", "0", "largest"])
+    every.set(xlabel="the sixteen values of NF4", ylabel="weights of the matrix (%)")
+    every.margins(y=0.2)
+    every.legend(loc="upper center", fontsize=8)
     return made
+
+
+def taken(rounded: np.ndarray, block: int) -> np.ndarray:
+    """The share of the weights that each value of NF4 stands for, the smallest value first."""
+    blocks = rounded[: len(rounded) // block * block].reshape(-1, block)
+    scales = np.abs(blocks).max(axis=1, keepdims=True)
+    between = (np.array(NF4[1:]) + np.array(NF4[:-1])) / 2
+    codes = np.searchsorted(between, blocks / np.where(scales == 0, 1, scales))
+    return np.bincount(codes.ravel(), minlength=len(NF4)) / codes.size
 
 
 def answer_lengths(answers: list[dict]) -> Figure | None:
@@ -112,31 +136,43 @@ def answer_lengths(answers: list[dict]) -> Figure | None:
 
 
 def funnel(found: int, kept: int, reasons: dict[str, int]) -> Figure:
-    """Bars: records found, dropped for each reason, kept (logarithmic, because most are off topic)."""
-    names = ["found", *reasons, "kept"]
-    counts = [found, *reasons.values(), kept]
-    made, (axis,) = figure(figsize=(7, 0.6 + 0.32 * len(names)))
-    colours = [BLUE, *[GREY] * len(reasons), GREEN]
-    bars = axis.barh(names[::-1], counts[::-1], color=colours[::-1])
-    axis.bar_label(bars, fmt="{:,.0f}", padding=4)
-    axis.set(xlabel="records (logarithmic scale)", xscale="log", xlim=(0.8, max(counts) * 4))
+    """Bars: the records found, and after each reason to drop some those still left; grey are the ones it drops."""
+    names = ["found", *(f"− {reason.replace('_', ' ')}" for reason in reasons), "kept"]
+    dropped = [0, *reasons.values(), 0]
+    left = found - np.cumsum(dropped)
+    made, (axis,) = figure(figsize=(7, 0.7 + 0.3 * len(names)))
+    axis.barh(names, left, color=[*[BLUE] * (len(names) - 1), GREEN])
+    axis.barh(names, dropped, left=left, color=PALE)
+    for place, (rest, gone) in enumerate(zip(left, dropped, strict=True)):
+        said = f"{rest:,}" if not gone else f"−{gone:,} → {rest:,}"
+        axis.annotate(said, (rest + gone, place), (5, 0), textcoords="offset points", va="center", fontsize=9)
+    assert left[-1] == kept, "a record was neither kept nor dropped"
+    axis.set(xlabel="records (grey: dropped for this reason)", xlim=(0, 1.28 * max(found, 1)))
+    axis.invert_yaxis()
     return made
 
 
 def corpus(papers: list["Paper"], top: int = 10) -> Figure:
     """Two panels: abstract length, and the most frequent journals."""
-    made, (words, journals) = figure(2, figsize=(10, 3.2))
+    made, (words, journals) = figure(2, figsize=(7.6, 3.2))
     words.hist([len(paper.text.split()) for paper in papers], bins=20, color=BLUE)
     words.set(xlabel="abstract length (words)", ylabel="papers")
-    common = Counter(paper.journal for paper in papers).most_common(top)[::-1]
-    journals.barh([shortened(name, 40) for name, _ in common], [n for _, n in common], color=BLUE)
+    words.yaxis.get_major_locator().set_params(integer=True)
+    common = Counter(paper.journal or "(none)" for paper in papers).most_common(top)[::-1]
+    journals.barh([literal(shortened(name, 32)) for name, _ in common], [n for _, n in common], color=BLUE)
     journals.set(xlabel="papers")
+    journals.xaxis.get_major_locator().set_params(integer=True)
     journals.set_title("most frequent journals", fontsize=10)
     return made
 
 
 def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def literal(text: str) -> str:
+    """`text` for a label, its dollar signs taken for what they are and not for the marks of a formula."""
+    return text.replace("$", r"\$")
 
 
 def coverage(papers: list["Paper"], topic: "Topic") -> Figure:
@@ -155,7 +191,7 @@ def coverage(papers: list["Paper"], topic: "Topic") -> Figure:
         dark = grid[row, column] > 0.35 * grid.max()
         axis.text(column, row, grid[row, column], ha="center", va="center", color="white" if dark else "black")
     axis.set_xticks(range(len(years)), years)
-    axis.set_yticks(range(len(counts)), [f"{name} ({by_year.total()})" for name, by_year in counts.items()])
+    axis.set_yticks(range(len(counts)), [literal(f"{name} ({by_year.total()})") for name, by_year in counts.items()])
     axis.set(xlabel="year of publication", ylabel="disease (papers)")
     return made
 
@@ -168,12 +204,14 @@ def mix(read: list[dict], unit: str, top: int = 12) -> Figure:
         for name in totals:
             totals[name][row[name]] += row[unit]
     longest = max(min(n, len(totals[name])) for name, n in parts)
-    made, axes = figure(2, figsize=(10, 0.9 + 0.27 * longest))
+    made, axes = figure(2, figsize=(7.6, 0.9 + 0.27 * longest))
     for axis, (name, most) in zip(axes, parts, strict=True):
         shown = totals[name].most_common(most)[::-1]
-        bars = axis.barh([key for key, _ in shown], [n for _, n in shown], color=BLUE)
-        axis.bar_label(bars, fmt="{:,.0f}", padding=4)
-        axis.set(xlabel=f"{unit} by {name}", xlim=(0, 1.2 * shown[-1][1]))
+        bars = axis.barh([literal(key) for key, _ in shown], [n for _, n in shown], color=BLUE)
+        axis.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=9)
+        axis.tick_params(labelsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.set(xlabel=f"{unit} by {name}", xlim=(0, 1.4 * shown[-1][1]))
     return made
 
 
@@ -194,19 +232,19 @@ def memory(plan: Plan) -> Figure:
 
 def fits(plans: dict[str, Plan]) -> Figure:
     """One stacked bar for each plan of {name: plan}: its parts of memory, against what this machine has."""
-    made, (axis,) = figure(figsize=(8, 1.6 + 0.6 * len(plans)))
+    made, (axis,) = figure(figsize=(7, 1.9 + 0.5 * len(plans)))
     names = list(dict.fromkeys(part for plan in plans.values() for part in plan.parts))
-    shades = dict(zip(names, plt.get_cmap("viridis")(np.linspace(0.1, 0.95, len(names))), strict=True))
     left = dict.fromkeys(plans, 0.0)
-    for part in names:
+    for place, part in enumerate(names):
         sizes = [plan.parts.get(part, 0) / 2**30 for plan in plans.values()]
-        axis.barh(list(plans), sizes, left=list(left.values()), color=shades[part], label=part)
+        colour = PARTS[place % len(PARTS)]
+        axis.barh(list(plans), sizes, left=list(left.values()), color=colour, edgecolor="white", label=part)
         left = {name: left[name] + size for name, size in zip(plans, sizes, strict=True)}
     there = max(plan.available for plan in plans.values()) / 2**30
-    axis.axvline(there, color=ORANGE, linestyle="--", label="there is")
+    axis.axvline(there, color="black", linestyle="--", label=f"this machine has {there:.1f} GiB")
     axis.set(xlabel="memory (GiB, estimated)", xlim=(0, 1.05 * max(there, *left.values())))
     axis.invert_yaxis()
-    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    made.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return made
 
 

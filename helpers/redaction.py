@@ -1,10 +1,11 @@
-"""What is not shown as it is: secrets, and characters that a terminal would obey."""
+"""What is not shown as it is: secrets, and what a terminal or Markdown would obey."""
 
 import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable
 from functools import cache
+from html import escape
 from urllib.parse import quote, quote_plus
 
 HIDDEN = "(hidden)"
@@ -36,3 +37,8 @@ def hide(text: str, secrets: Iterable[str]) -> str:
 def visible(text: str) -> str:
     """`text` with control characters and those that turn its direction spelled out; tabs and line ends stay."""
     return ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def in_markdown(text: str) -> str:
+    """`text` on one line, so that Markdown shows it as it is written."""
+    return re.sub(r"([\\`*_{}\[\]#|~!:])", r"\\\1", escape(visible(" ".join(text.split()))))

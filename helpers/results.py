@@ -81,25 +81,26 @@ def ordered(comparisons: Iterable[Mapping]) -> list[Mapping]:
 
 
 def comparison_rows(scores: Mapping, roles: Iterable[str] = ROLES) -> list[dict[str, str]]:
-    """One row per paired comparison of these roles: difference, interval, p, what could have been seen, verdict."""
+    """One row per paired comparison of these roles: difference with its interval, p, what could have been seen,
+    verdict. What none of them has, a corrected p or items won and lost, is no column."""
     roles = set(roles)
-    return [
+    rows = [
         {
-            "role": ROLES[found["role"]],
-            "measured by": instrument(found["instrument"]).title,
-            "a − b": pair(found),
-            "difference": figure(found["mean_difference"], unit_of(found), "+"),
-            "95 % interval": span(found["low"], found["high"], unit_of(found), "+"),
+            "measured by": f"{instrument(found['instrument']).title}\n({ROLES[found['role']]})",
+            "a − b": pair(found).replace(" − ", "\n− "),
+            "difference": gained(found).replace(" ", "\u00a0"),
             "p": figure(found["p_value"], "p"),
-            "p (Holm)": figure(found["p_holm"], "p"),
+            "Holm": figure(found["p_holm"], "p"),
             "detectable": figure(found["minimum_detectable_effect"], plain(unit_of(found))),
-            "n": counted(found),
+            "n": counted(found).replace(" of ", "\nof "),
             "won / lost": "–" if found["gained"] is None else f"{found['gained']} / {found['lost']}",
             "verdict": found["verdict"],
         }
         for found in ordered(scores["comparisons"])
         if found["role"] in roles
     ]
+    empty = {name for name in ("Holm", "won / lost") if all(row[name] == "–" for row in rows)}
+    return [{name: value for name, value in row.items() if name not in empty} for row in rows]
 
 
 def seed_rows(scores: Mapping) -> list[dict[str, str]]:
@@ -172,6 +173,44 @@ def gained(gain: Mapping | None) -> str:
         return "–"
     unit = unit_of(gain)
     return f"{figure(gain['mean_difference'], unit, '+')}\n{span(gain['low'], gain['high'], unit, '+')}"
+
+
+OPENINGS = {
+    "better_than_placebo": "Yes, it learned facts of these papers",
+    "better_than_base": "It gained, but no placebo says whether it learned facts or how to take such tests",
+    "no_better_than_placebo": "It gained, but the same training on papers of other fields gained as much",
+    "no_difference": "Nothing that this test can see",
+    "worse": "No, it became worse",
+    "too_few": "Undecided: there are too few papers to ask about",
+    "nothing": "Not tested: the declared outcome was not measured",
+}
+
+
+def short_answer(scores: Mapping) -> str:
+    """Did training teach anything, and how sure is that? Up to three sentences with this run's figures."""
+    code = scores["verdict"]["code"]
+    found = next((c for c in scores["comparisons"] if c["role"] == "primary"), None)
+    if not found or found["low"] is None:
+        return f"{OPENINGS[code]}."
+    name, rows = found["instrument"], scores["rows"]
+    after, before = (figure(rows[row]["measures"][name]["mean"], "share") for row in (found["a"], found["b"]))
+    said = [
+        f"{OPENINGS[code]}: right answers on what it had read went from {before} to {after}, "
+        f"a difference of {figure(found['mean_difference'], 'share', '+')} points "
+        f"(95 % interval {span(found['low'], found['high'], 'share', '+')})."
+    ]
+    if unseen := found["minimum_detectable_effect"]:
+        said.append(f"A true difference below {figure(unseen, 'points')} points would probably have gone unseen.")
+    kept = scores["declaration"].get("kept")
+    if not kept:
+        why = "Nothing was declared" if kept is None else "What was declared has been changed since"
+        said.append(f"{why}, so this suggests and does not prove.")
+    elif rival := find(scores, name, "base_rag", "base_4bit"):
+        share = figure(rows["base_rag"]["measures"][name]["mean"], "share")
+        said.append(
+            f"Passages in the prompt, with no training, brought the same model to {share} ({rival['verdict']})."
+        )
+    return " ".join(said)
 
 
 def papers_on(questions: Iterable[Mapping], training: Iterable[Mapping], topic: Topic) -> dict[str, dict]:

@@ -50,6 +50,35 @@ def answers(given: list[dict], asked: list[dict]) -> HTML:
     )
 
 
+def samples(given: list[dict]) -> HTML:
+    """Each answer, and below it those to the same question that were drawn at random."""
+    return table(
+        {"question": question, "chosen": chosen, "answer": one["response"] or "(empty)"}
+        for a in given
+        for question, chosen, one in [
+            (f"{a['id']}: {a['question']}", "greedily", a),
+            *(("", f"at random, {n}", sample) for n, sample in enumerate(a["samples"], start=1)),
+        ]
+    )
+
+
+def graded(grades: Iterable, asked: Iterable[dict]) -> HTML:
+    """What each answer earned by the rubric (`scoring.Graded`), with the sentence that earned it."""
+    return table(
+        {
+            "question": f"{q['id']} · {q['category']}",
+            "score": number(grade.score, 2),
+            "points for": "\n".join(
+                f"{c['points']:+}".replace("-", "−") + f": {c['text']} “{grade.evidence[c['id']]}”"
+                for c in q.get("criteria", [])
+                if c["id"] in grade.met
+            )
+            or "nothing",
+        }
+        for grade, q in zip(grades, asked, strict=False)
+    )
+
+
 def drops(reasons: Mapping[str, int], examples: Mapping[str, list]) -> HTML:
     """Why records were left out, how often, and some of them; the most frequent reason first."""
     return table(

@@ -86,3 +86,16 @@ def test_a_card_survives_odd_names(scores, folders):
     again = ModelCard(str(card))
     assert again.data.base_model == "someone/a: model" and again.data.license == "unknown"
     assert len(again.data.eval_results) == len(scores["rows"]["full"]["measures"])
+    assert model_cards.licence("see its page") == "unknown", "the Hub refuses a card with a licence of no such name"
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_card_to_share_keeps_all_and_adds_how_to_load(scores, whole):
+    record = RECORD | {"base": RECORD["base"] | {"weights": {"model.safetensors": "a" * 64}}}
+    record["recipe"] = RECORD["recipe"] | {"dtype": "bfloat16"}
+    before = model_cards.card("qlora", scores, record, TRAINING)
+    after = ModelCard(str(model_cards.shared(before, record, None, whole)))
+    assert before.text.strip() in after.text and len(after.data.eval_results) == len(before.data.eval_results)
+    assert after.data.library_name == ("transformers" if whole else "peft")
+    assert after.data.to_dict()["base_model_sha256"] == {"model.safetensors": "a" * 64}
+    assert ("PeftModel.from_pretrained(base, folder)" in after.text) != whole and "revision=" not in after.text

@@ -1,11 +1,13 @@
 """One list of dependencies, and everything that is derived from it agrees."""
 
 import ast
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 
 import pytest
 import yaml
@@ -18,6 +20,7 @@ from helpers import dependencies
 from helpers.paths import NOTEBOOKS, ROOT
 from helpers.receipts import parse
 from helpers.stages import code_cells
+from tests.sweeps import times
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DECLARED = {canonicalize_name(r.name): r for r in map(Requirement, dependencies.declared(dev=True))}
@@ -54,6 +57,32 @@ def test_the_lock_is_only_pins_for_every_platform():
 )
 def test_floors_admit_what_colab_has_and_nothing_known_to_be_unsafe(name, floor):
     assert DECLARED[name].specifier == SpecifierSet(f">={floor}")
+    assert Version(PINS[name]) >= Version(floor), "the lock"
+    assert Version(metadata.version(name)) >= Version(floor), "this environment"
+
+
+def test_nothing_locked_fetches_code_to_run():
+    """transformers and bitsandbytes load programs from the Hub by themselves where `kernels` is installed."""
+    assert "kernels" not in PINS and "kernels" not in DECLARED
+
+
+@pytest.mark.skipif(times(0, 1) == 0, reason="new advisories come on any day; SWEEP=full asks for them")
+def test_no_locked_package_has_a_known_hole(tmp_path):
+    """pip-audit, where the advisory database can be reached."""
+    python = tmp_path / "audit" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "audit"], check=True)
+    installed = subprocess.run([python, "-m", "pip", "install", "-qq", "pip-audit"], text=True, capture_output=True)
+    if installed.returncode:
+        pytest.skip(f"pip-audit cannot be installed here: {installed.stderr.strip()[-200:]}")
+    asked = ["--vulnerability-service=osv", "--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json"]
+    line = [python, "-m", "pip_audit", *asked, "--requirement", ROOT / "requirements.lock"]
+    done = subprocess.run(line, text=True, capture_output=True)
+    if not done.stdout.startswith("{"):
+        pytest.skip(f"the advisory database cannot be reached: {done.stderr.strip().splitlines()[-1][:200]}")
+    audited = [package for package in json.loads(done.stdout)["dependencies"] if "vulns" in package]
+    assert len(audited) == len(PINS)
+    found = {package["name"]: [hole["id"] for hole in package["vulns"]] for package in audited if package["vulns"]}
+    assert not found, "make lock, or raise a floor in pyproject.toml"
 
 
 def test_every_dependency_says_why_it_is_there():
