@@ -240,9 +240,14 @@ def fits(plans: dict[str, Plan]) -> Figure:
         colour = PARTS[place % len(PARTS)]
         axis.barh(list(plans), sizes, left=list(left.values()), color=colour, edgecolor="white", label=part)
         left = {name: left[name] + size for name, size in zip(plans, sizes, strict=True)}
-    there = max(plan.available for plan in plans.values()) / 2**30
-    axis.axvline(there, color="black", linestyle="--", label=f"this machine has {there:.1f} GiB")
-    axis.set(xlabel="memory (GiB, estimated)", xlim=(0, 1.05 * max(there, *left.values())))
+    there, most = max(plan.available for plan in plans.values()) / 2**30, max(left.values())
+    limit = f"this machine has {there:.1f} GiB"
+    if there > 2 * most:  # far to the right: the bars would be slivers
+        axis.set_title(f"{limit} →", loc="right", fontsize=9)
+    else:
+        axis.axvline(there, color="black", linestyle="--", label=limit)
+        most = max(there, most)
+    axis.set(xlabel="memory (GiB, estimated)", xlim=(0, 1.05 * most))
     axis.invert_yaxis()
     made.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return made
@@ -257,6 +262,7 @@ def change_by_layer(changes: dict[str, list[float]]) -> Figure | None:
     for (name, values), shade in zip(changes.items(), shades, strict=True):
         axis.plot(range(len(values)), [100 * v for v in values], "o-", markersize=3, color=shade, label=name)
     axis.set(xlabel="layer", ylabel="change of the weights (% of their norm)")
+    axis.set_ylim(bottom=0)
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     return made
 

@@ -19,7 +19,12 @@ CLOSING = [
     *("## Check", "## The answer", "## Check yourself", "## Exercises"),
     *("## Limits", "## You can now", "## Further reading"),
 ]
-DRAWS = re.compile(r"(plots|outcomes|curves|answerable)\.\w+\(")
+ONE_METHODS_OWN = {
+    *("## Four bits frozen, an adapter on top", "## What was added to one matrix"),
+    *("## The same again, on other papers", "## The same again, from other seeds"),
+    *("## All weights, in float32", "## What it cost, beside the adapter"),
+}
+DRAWS = re.compile(r"(plots|outcomes|curves|answerable|lora|changes)\.\w+\(")
 
 per_notebook = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 
@@ -247,6 +252,24 @@ def test_2_5_and_7_are_one_experiment():
     parameters = [read_parameters(STAGES[n].notebook) for n in (1, 4, 6)]
     assert [p["WHICH"] for p in parameters] == ["base", "qlora", "full"]
     assert all(p | {"WHICH": None} == parameters[0] | {"WHICH": None} for p in parameters)
+
+
+def shared_code(stage) -> list[str]:
+    """The code of the sections that notebooks 4 and 6 have in common."""
+    heading, shared = "", []
+    for cell in cells_of(stage):
+        if cell["cell_type"] == "markdown":
+            heading = [heading, *re.findall(r"^## .*$", source_of(cell), re.MULTILINE)][-1]
+        elif heading not in ONE_METHODS_OWN and "parameters" not in cell["metadata"].get("tags", []):
+            shared.append(source_of(cell).replace(stage.name, "NAME"))
+    return shared
+
+
+def test_4_and_6_differ_only_where_the_model_is_built():
+    """The same code cells in the same order, but for one word and the sections that are one method's own."""
+    adapter, every_weight = shared_code(STAGES[3]), shared_code(STAGES[5])
+    assert [source.replace('"qlora"', '"full"') for source in adapter] == every_weight
+    assert len(adapter) >= 15
 
 
 def test_neighbours_link_to_each_other():
