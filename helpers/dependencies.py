@@ -33,6 +33,23 @@ def met(requirement) -> bool:
         return False
 
 
+def pins(without: list[str] = ()) -> list[str]:
+    """name==version of every package of this interpreter, save those that the requirements `without` are about."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+    from packaging.version import InvalidVersion, Version
+
+    left_out, found = {canonicalize_name(Requirement(line).name) for line in without}, {}
+    for package in metadata.distributions():
+        name = canonicalize_name(package.metadata["Name"] or "")
+        try:
+            if name and name not in left_out:
+                found.setdefault(name, f"{name}=={Version(package.version)}")  # the first one is what is imported
+        except (InvalidVersion, TypeError):
+            continue  # of the system, without a version that pip knows: it cannot be a requirement's either
+    return sorted(found.values())
+
+
 def main(what: str, group: str = "") -> int:
     """Print the list, or what is missing; the process's exit status."""
     requirements = declared(dev=group == "dev")

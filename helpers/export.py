@@ -86,14 +86,20 @@ def read(words: Iterable[str]) -> Settings:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise CourseError(f"{word!r} is not NAME=value", "make export WHICH=full, for example")
+            raise CourseError(
+                f"{word!r} is not NAME=value", "make export WHICH=full, for example", "a-setting-is-refused"
+            )
         settings.check_names([name], "the command line")
         values[name] = value
     given, origins = settings.load(values, command_line=values)
     if origins["WHICH"] == "default":
         return given.model_copy(update={"WHICH": "qlora"})
     if given.WHICH == "base":
-        raise CourseError("WHICH=base: the untouched model is not ours to share", "WHICH is qlora or full")
+        raise CourseError(
+            "WHICH=base: the untouched model is not ours to share",
+            "WHICH is qlora or full",
+            "there-is-no-model-to-serve-or-export",
+        )
     return given
 
 
@@ -144,19 +150,35 @@ def require_evidence(row: str, folders: Folders) -> list[Path]:
     for stage in map(stage_of, BEHIND[row]):
         receipt = receipts.read(stage, folders)
         if receipt is None:
-            raise CourseError(f"{stage.name} has not finished, so {row} cannot be shared", "run make pipeline")
+            raise CourseError(
+                f"{stage.name} has not finished, so {row} cannot be shared",
+                "run make pipeline",
+                "there-is-no-model-to-serve-or-export",
+            )
         if receipt["status"] == "skipped":
-            raise CourseError(f"{stage.name} was skipped: {receipt['reason']}", "share WHICH=qlora")
+            raise CourseError(
+                f"{stage.name} was skipped: {receipt['reason']}",
+                "share WHICH=qlora",
+                "there-is-no-model-to-serve-or-export",
+            )
         seen = receipt["key"]["inputs"].items()
         if other := [name for name, sha in seen if made.get(name, sha) != sha]:
-            raise CourseError(f"{stage.name} ran before {other[0]} was made anew", "run make pipeline")
+            raise CourseError(
+                f"{stage.name} ran before {other[0]} was made anew",
+                "run make pipeline",
+                "there-is-no-model-to-serve-or-export",
+            )
         made |= receipt["outputs"]
     model = f"{relative(folders.model(row))}/"
     kept = [ROOT / name for name in made if name.startswith(model)]
     kept += [*measured(row, folders), folders.cards / f"{row}.md"]
     for path in kept:
         if not path.exists() or files.sha256(path) != made.get(relative(path)):
-            raise CourseError(f"{relative(path)} is missing or not the file that its stage left", "run make pipeline")
+            raise CourseError(
+                f"{relative(path)} is missing or not the file that its stage left",
+                "run make pipeline",
+                "there-is-no-model-to-serve-or-export",
+            )
     return kept
 
 
@@ -173,7 +195,11 @@ def provenance(row: str, folders: Folders, name: str) -> dict:
     """
     folder, record = base_model(name), files.read_json(folders.model(row) / RECORD)
     if damaged := weights.damaged(folder):
-        raise CourseError(f"{relative(folder)}/{damaged[0]} is missing or damaged", "run make pipeline STAGES=1")
+        raise CourseError(
+            f"{relative(folder)}/{damaged[0]} is missing or damaged",
+            "run make pipeline STAGES=1",
+            "a-file-differs-from-its-hash",
+        )
     manifest = weights.read_manifest(name)
     if any(record["base"][part] != manifest[part] for part in ("id", "revision")):
         trained, given = (f"{b['id']} ({b['revision'][:12]})" for b in (record["base"], manifest))

@@ -7,6 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from helpers import files, labels, lessons, results
 from helpers.paths import Folders
+from helpers.redaction import in_markdown
 from helpers.trained import RECORD
 
 ROWS = {"qlora": ("peft", "adapter"), "full": ("transformers", "finetune")}  # library, relation to the base model
@@ -84,7 +85,7 @@ def card(row: str, scores: Mapping, record: Mapping, training: Sequence[Mapping]
         f"# {name}",
         f"**{labels.NOTICE}**",
         f"A {labels.model(row)} of [{base['id']}](https://huggingface.co/{base['id']}), revision "
-        f"`{base['revision']}` ({base['source']}).",
+        f"`{base['revision']}` ({in_markdown(base['source'])}).",
         f"> {scores['verdict']['headline']}",
         *section("Training data", data(training)),
         *section("Recipe", recipe(record)),
@@ -114,7 +115,10 @@ def data(training: Sequence[Mapping]) -> list[str]:
     named = {"PubMed": "PMID", "arXiv": "arXiv"}
     return [
         told,
-        *(f"{named.get(source, source)}: {', '.join(sorted(ids))}." for source, ids in sorted(papers.items())),
+        *(
+            f"{named.get(source, in_markdown(source))}: {', '.join(in_markdown(one) for one in sorted(ids))}."
+            for source, ids in sorted(papers.items())
+        ),
     ]
 
 

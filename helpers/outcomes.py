@@ -91,10 +91,10 @@ def draw_differences(axis: Axes, comparisons: Sequence[Mapping], unit: str) -> N
 def flips(
     scores: Mapping, items: Mapping[str, Iterable[Mapping]], place: tuple[str, str, str], seed: int
 ) -> Figure | None:
-    """What sign flips make of the mean difference at `place` (instrument, a, b): a heap, and the mean that was found.
+    """Bars: the mean differences that chance makes by flipping signs, how often each, and a line for the one found.
 
-    `items`: measurements of each row, for the papers behind them. What lies as far from 0 as the mean is in colour.
-    None where the comparison was not made.
+    `place` is (instrument, a, b); `items`: measurements of each row, for the papers behind them. What lies as far
+    from 0 as the mean is in colour. None where the comparison was not made.
     """
     found = find(scores, *place)
     if not found or not found["n"] or unit_of(found) != "share":
@@ -111,10 +111,13 @@ def flips(
     far = np.abs(values) >= round(abs(mean) / step)
     made, (axis,) = figure(figsize=(7, 2.8))
     for chosen, colour, told in ((~far, GREY, "closer to 0"), (far, ORANGE, "as far from 0, or farther")):
-        shares = 100 * counts[chosen] / len(means)
-        axis.bar(step * values[chosen], shares, width=0.85 * step, color=colour, label=told)
+        if chosen.any():
+            shares = 100 * counts[chosen] / len(means)
+            axis.bar(step * values[chosen], shares, width=0.85 * step, color=colour, label=told)
     axis.axvline(mean, color=BLUE, linewidth=2, label="the difference found")
-    axis.set(xlabel="mean difference after flipping signs (percentage points)", ylabel="% of the sign patterns")
+    reach = 1.1 * step * max(4, *np.abs(values))
+    axis.set(xlabel="mean difference after flipping signs (percentage points)", xlim=(-reach, reach))
+    axis.set(ylabel="% of the sign patterns")
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)
     return made
 

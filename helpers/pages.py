@@ -14,6 +14,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets.config import Config
 
 from helpers import answerable, declaration, harvest, labels, outcomes, results
+from helpers.alt_texts import alt_text
 from helpers.files import write_text
 from helpers.paths import NOTEBOOKS, Folders
 from helpers.progress import clock
@@ -28,6 +29,14 @@ GROUPS = (labels.LEARNED, labels.ANSWERS, labels.KEPT, labels.PUBLIC)
 MOODS = {"better_than_placebo": "good", "worse": "bad"}
 MOST_QUESTIONS = 60  # shown with their answers
 LOCAL_LINK = re.compile(r'href="(?![a-z]+:|#|/)([^"#]+)')
+REMOTE_PICTURE = re.compile(r'<img\b[^>]*?src="https?:[^>]*>')  # the badge: a page loads nothing
+PICTURES = ("image/png", "image/jpeg")
+HEADING = re.compile(r"<h2(?: id=\"([^\"]*)\")?>(.*?)</h2>", re.DOTALL)
+TAG = re.compile(r"<[^>]+>")
+TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
+# what may be wider than a phone scrolls by itself, with the keyboard as well
+WIDE = Markup('<div class="wide" role="group" tabindex="0" aria-label="table, scrolls sideways">')
+TEMPLATES.globals["wide"] = WIDE
 
 
 class Prose(IPythonRenderer):
@@ -38,6 +47,10 @@ class Prose(IPythonRenderer):
 
     def inline_math(self, body: str) -> str:
         return mathml(body, "inline")
+
+    def heading(self, text: str, level: int, **attributes: object) -> str:
+        """Without the pilcrow that a screen reader would read out."""
+        return f'<h{level} id="{name_of(text)}">{text}</h{level}>\n'
 
 
 def mathml(formula: str, display: str) -> str:
@@ -51,18 +64,24 @@ def mathml(formula: str, display: str) -> str:
 def render(report: Path, page: Path, stage: Stage) -> None:
     """Turn an executed notebook into a page that links to its neighbours. Widgets are left out."""
     exporter = HTMLExporter(
-        template_name="basic",
+        raw_template=TEMPLATES.loader.get_source(TEMPLATES, "cells.html")[0],
         exclude_input_prompt=True,
         exclude_output_prompt=True,
-        filters={"markdown2html": lambda text: prose(text, page.parent)},
+        filters={"markdown2html": lambda text: prose(text, page.parent), "gist": gist, "scrolling": scrolling},
         config=Config({"NbConvertBase": {"display_data_priority": SHOWN}}),
     )
     notebook = nbformat.read(report, as_version=4)
     notebook.metadata.pop("widgets", None)  # Colab's have no state, which nbconvert stumbles over
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if any(kind in output.get("data", {}) for kind in PICTURES):
+                output.metadata.setdefault("alt", alt_text(cell.source))
     body, _ = exporter.from_notebook_node(notebook)
     place = stage.number - 1
     html = TEMPLATES.get_template("page.html").render(
         title=f"{stage.number} · {stage.title}",
+        here=stage,
+        course=[{"number": s.number, "title": s.title, "link": f"{s.name}.html"} for s in STAGES],
         previous=STAGES[place - 1] if place else None,
         following=STAGES[place + 1] if place + 1 < len(STAGES) else None,
         body=body,
@@ -70,10 +89,39 @@ def render(report: Path, page: Path, stage: Stage) -> None:
     write_text(page, visible(html))
 
 
+def gist(source: str) -> str:
+    """The line of a cell that says most of what it does: its last."""
+    lines = [line.strip() for line in source.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if line[0] not in ")]}#"), "")
+
+
+def scrolling(html: str) -> str:
+    """Every table in a box of its own that scrolls."""
+    return TABLE.sub(lambda found: f"{WIDE}{found[0]}</div>", html)
+
+
+def with_contents(html: str) -> tuple[Markup, list[dict[str, str]]]:
+    """The text of a page with a name on every h2, and the list of these: {"name", "title"}."""
+    found = []
+
+    def named(heading: re.Match) -> str:
+        title = TAG.sub("", heading[2]).strip()
+        found.append({"name": heading[1] or name_of(title), "title": Markup(title)})
+        return f'<h2 id="{found[-1]["name"]}">{heading[2]}</h2>'
+
+    return Markup(HEADING.sub(named, html)), found
+
+
+def name_of(title: str) -> str:
+    """A heading's name in the page's address."""
+    return re.sub(r"[^\w-]+", "-", TAG.sub("", title)).strip("-")
+
+
 def prose(text: str, folder: Path) -> str:
     """A Markdown cell as HTML whose links work from `folder`, with pictures from notebooks/ embedded."""
     renderer = Prose(escape=False, embed_images=True, path=str(NOTEBOOKS))
-    html = MarkdownWithMath(renderer=renderer).render(text)
+    html = scrolling(MarkdownWithMath(renderer=renderer).render(text))
+    html = REMOTE_PICTURE.sub(lambda found: (re.search(r'alt="([^"]*)"', found[0]) or [""] * 2)[1], html)
     return LOCAL_LINK.sub(lambda found: f'href="{moved(found[1], folder)}', html)
 
 
@@ -106,6 +154,7 @@ def write_index(
     names = {name: labels.instrument(name, guessed.get(name)) for name in results.measured(scores)}
     html = TEMPLATES.get_template("index.html").render(
         title="",
+        here=None,
         run=folders.run,
         verdict=scores["verdict"],
         mood=MOODS.get(scores["verdict"]["code"], "open") if scores["declaration"].get("kept") else "open",
@@ -138,7 +187,8 @@ def write_index(
         control_says=answerable.reading(control) if control else "",
         judge=judge,
         pictures=pictures(scores, control),
-        stages=[stage_row(stage, receipts.get(stage.name), folders) for stage in STAGES],
+        course=(rows := [stage_row(stage, receipts.get(stage.name), folders) for stage in STAGES]),
+        stages=rows,
         total=clock(sum(receipt["seconds"] for receipt in receipts.values())),
         made_with=versions(receipts),
     )
@@ -237,4 +287,4 @@ def versions(receipts: Mapping[str, Mapping]) -> str:
     return f"Python {newest['python']}, " + ", ".join(f"{name} {v}" for name, v in newest["versions"].items())
 
 
-TEMPLATES.filters["data"] = data
+TEMPLATES.filters.update(data=data, with_contents=with_contents)

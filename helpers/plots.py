@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from helpers.planner import Plan
-
 if TYPE_CHECKING:
     from helpers.papers import Paper
+    from helpers.planner import Plan
     from helpers.topics import Topic
 
 # Okabe and Ito's palette: told apart with any kind of colour vision
@@ -225,12 +224,12 @@ def row_lengths(sizes: list[int], limit: int) -> Figure:
     return made
 
 
-def memory(plan: Plan) -> Figure:
+def memory(plan: "Plan") -> Figure:
     """Stacked bar: what the training will take, part by part, against what is there."""
     return fits({"needed": plan})
 
 
-def fits(plans: dict[str, Plan]) -> Figure:
+def fits(plans: dict[str, "Plan"]) -> Figure:
     """One stacked bar for each plan of {name: plan}: its parts of memory, against what this machine has."""
     made, (axis,) = figure(figsize=(7, 1.9 + 0.5 * len(plans)))
     names = list(dict.fromkeys(part for plan in plans.values() for part in plan.parts))

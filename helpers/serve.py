@@ -94,7 +94,9 @@ def read(words: Iterable[str]) -> tuple[settings.Settings, Folders]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise CourseError(f"{word!r} is not NAME=value", "make serve WHICH=full PORT=8001, for example")
+            raise CourseError(
+                f"{word!r} is not NAME=value", "make serve WHICH=full PORT=8001, for example", "a-setting-is-refused"
+            )
         settings.check_names([name], "the command line")
         values[name] = value
     resolved, origins = settings.load(values, command_line=values)
@@ -104,6 +106,7 @@ def read(words: Iterable[str]) -> tuple[settings.Settings, Folders]:
         raise CourseError(
             f"API_TOKEN has fewer than {SHORTEST_TOKEN} characters",
             "take a long random one: python -c 'import secrets; print(secrets.token_urlsafe())'",
+            "an-api_token-is-needed",
         )
     return resolved, Folders(resolved.RUN)
 
@@ -179,11 +182,14 @@ def listening(resolved: settings.Settings) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):
-        raise CourseError(f"API_HOST={host!r} is no address of this machine", "set API_HOST=127.0.0.1") from None
+        raise CourseError(
+            f"API_HOST={host!r} is no address of this machine", "set API_HOST=127.0.0.1", "an-api_token-is-needed"
+        ) from None
     if not resolved.API_TOKEN and not ipaddress.ip_address(address[0]).is_loopback:
         raise CourseError(
             f"API_HOST={host!r} is open to other machines, and API_TOKEN is not set",
             "set API_TOKEN in .env, or API_HOST=127.0.0.1",
+            "an-api_token-is-needed",
         )
     try:
         return socket.create_server(address, family=family, backlog=2048)
@@ -191,6 +197,7 @@ def listening(resolved: settings.Settings) -> socket.socket:
         raise CourseError(
             f"PORT={port} at API_HOST={host!r} cannot be had: {os.strerror(error.errno)}",
             "choose another one, or PORT=0 for any that is free",
+            "the-port-is-taken",
         ) from None
 
 
@@ -199,7 +206,11 @@ def require_trained(resolved: settings.Settings, folders: Folders) -> None:
     which, base = resolved.WHICH, base_model(resolved.MODEL_NAME)
     run = f" RUN={folders.run}" * bool(folders.run)
     if not (base / weights.MANIFEST).exists():
-        raise CourseError(f"there is no model in {relative(base)}", f"make pipeline STAGES=1{run}")
+        raise CourseError(
+            f"there is no model in {relative(base)}",
+            f"make pipeline STAGES=1{run}",
+            "there-is-no-model-to-serve-or-export",
+        )
     if which == "base" or (folders.model(which) / RECORD).exists():
         return
     number = STAGE[which]
@@ -208,6 +219,7 @@ def require_trained(resolved: settings.Settings, folders: Folders) -> None:
     raise CourseError(
         f"there is no model in {relative(folders.model(which))}{reason}",
         f"make pipeline STAGES=1-{number}{run}, or serve another one (WHICH=base)",
+        "there-is-no-model-to-serve-or-export",
     )
 
 
@@ -218,7 +230,9 @@ def load(service: api.Service, resolved: settings.Settings, folders: Folders) ->
     """
     base = base_model(resolved.MODEL_NAME)
     if damaged := weights.damaged(base):
-        raise CourseError(f"{relative(base)}: {damaged[0]} is damaged", "make pipeline STAGES=1")
+        raise CourseError(
+            f"{relative(base)}: {damaged[0]} is damaged", "make pipeline STAGES=1", "a-file-differs-from-its-hash"
+        )
     candidate = Candidate(resolved.WHICH, resolved, folders, models.load_tokenizer(base))
     service.made, service.library = origin(candidate)
     service.engine = Engine(candidate.trained(), candidate.tokenizer)
@@ -240,7 +254,11 @@ def origin(candidate: Candidate) -> tuple[api.Made, retrieval.Library | None]:
     for name, sha in record["files"].items():
         if not (folder / name).exists() or files.sha256(folder / name) != sha:
             again = f"make pipeline STAGES={stage.number} FORCE={stage.number}"
-            raise CourseError(f"{relative(folder)}: {name} is missing or not the file that was saved", again)
+            raise CourseError(
+                f"{relative(folder)}: {name} is missing or not the file that was saved",
+                again,
+                "the-adapter-is-not-the-saved-one",
+            )
     data = candidate.settings.TRAINING_DATA or folders.training_data
     receipt = receipts.read(stage, folders)
     sha = receipt["key"]["inputs"].get(relative(data)) if receipt else None

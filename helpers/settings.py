@@ -230,6 +230,7 @@ def load(
             raise CourseError(
                 f"{name}={merged[name]!s} ({origins[name]}): there is no such file",
                 "give a path that exists, absolute or relative to the repository",
+                "a-setting-is-refused",
             )
     return settings, origins
 
@@ -244,6 +245,7 @@ def validate(merged: Mapping[str, object], origins: Mapping[str, str]) -> Settin
         raise CourseError(
             f"{name}={shown} ({origins.get(name, 'unknown origin')}): {first['msg']}",
             f"{name} is {allowed(name)}",
+            "a-setting-is-refused",
         ) from None
 
 
@@ -281,6 +283,7 @@ def check_names(values: Iterable[str], where: str) -> None:
             raise CourseError(
                 f"{name} (in {where}) is not a setting",
                 f"did you mean {near[0]}?" if near else "see .env.example for every name",
+                "a-setting-is-refused",
             )
 
 
@@ -290,7 +293,11 @@ def read_env_file(name: str) -> dict[str, str]:
     if not path.is_file():
         if name == ".env":
             return {}
-        raise CourseError(f"ENV_FILE={name!r}: there is no such file", "give a path relative to the repository")
+        raise CourseError(
+            f"ENV_FILE={name!r}: there is no such file",
+            "give a path relative to the repository",
+            "a-setting-is-refused",
+        )
     values = {key: value for key, value in dotenv_values(path).items() if value}
     check_names(values, relative(path))
     return values
@@ -307,7 +314,11 @@ def profile_values(name: str) -> dict[str, object]:
 
         name = profile_for_this_machine()
     if name not in profiles:
-        raise CourseError(f"PROFILE={name!r} is not a profile", f"PROFILE is one of auto, {', '.join(profiles)}")
+        raise CourseError(
+            f"PROFILE={name!r} is not a profile",
+            f"PROFILE is one of auto, {', '.join(profiles)}",
+            "a-setting-is-refused",
+        )
     check_names(profiles[name], f"profile {name}")
     return {**profiles[name], "PROFILE": name}
 

@@ -131,7 +131,8 @@ def answer_browser(scores: Mapping, questions: Iterable[Mapping], results: Mappi
         more = (
             "In JupyterLab a list of all questions stands here; the report has them, too. How the first was answered:"
         )
-        rows = answered(scores, asked[first], results)
+        own = {row: given for row, given in results.items() if row != "base_rag"}  # that one repeats abstracts
+        rows = answered(scores, asked[first], own)
         shown = tables.table([row | {"answer": beginning(row["answer"])} for row in rows]).data
         return HTML(f"<p>{more}</p><p><b>{escape(names[first])}</b></p>{shown}")
     menu = ipywidgets.Dropdown(options=[(name, id) for id, name in names.items()], layout={"width": "95%"})
