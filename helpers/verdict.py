@@ -10,6 +10,7 @@ BASES = {"qlora": "base_4bit", "full": "base_bf16"}
 METHODS = {"qlora": "QLoRA training", "full": "full fine-tuning"}
 PLACEBO = ("recall", "qlora", "placebo_qlora")
 FEW = "too few items to decide"
+SEEN = 6  # items that must change, all in one direction, before McNemar's exact test sees it at 5 %
 
 
 def conclude(
@@ -180,6 +181,9 @@ def guard(c: Mapping, rows: Mapping) -> str:
     unseen = ", but the untouched model is not above guessing here, so a fall could not show" if blind else ""
     verb = "got better" if c["verdict"] == "better" else "shows no measurable fall"
     rest = f"; a loss of {open_to} is not ruled out" if loss else "; any loss is ruled out"
+    if cloze and not loss and c["gained"] + c["lost"] < SEEN:
+        unseen_below = 100 * c["minimum_detectable_effect"]
+        rest = f"; hardly an item changed, and a loss below {unseen_below:.1f} points would probably go unseen"
     return f"{what} {verb} ({numbers}{rest}){unseen}"
 
 

@@ -105,6 +105,15 @@ def test_forgetting_is_seen_and_bounded():
     assert "any loss is ruled out" in said(rose, "Forgetting after QLoRA training")
 
 
+def test_a_guard_on_which_hardly_an_item_changed_rules_nothing_out():
+    found = dict.fromkeys(("n", "clusters"), 240) | {"instrument": "cloze", "a": "full", "b": "base_bf16"}
+    found |= {"mean_difference": 1 / 240, "low": 0.0, "high": 0.009, "gained": 1, "lost": 0, "higher_is_better": True}
+    found |= {"verdict": "no measurable difference", "minimum_detectable_effect": 0.033, "items": "items"}
+    rows = {"base_bf16": {"measures": {"cloze": {"low": 0.9, "chance": 0.25}}}}
+    sentence = verdict.guard(found, rows)
+    assert "a loss below 3.3 points would probably go unseen" in sentence and "ruled out" not in sentence
+
+
 def test_a_guard_at_chance_is_called_blind():
     at_chance = run(WIN, guards={row: {"cloze": 0.25} for row in WIN})
     assert "not above guessing here, so a fall could not show" in said(at_chance, "Forgetting after QLoRA")

@@ -158,6 +158,7 @@ def test_the_browser_shows_any_question_and_in_a_page_the_first(monkeypatch):
     assert shown.value != before and answers["qlora"][3]["response"][:40] in text_of(shown)
     in_a_page(monkeypatch)
     page = widgets.answer_browser(scores, experiment.ASKED, answers)
+    assert "RAG" in text_of(shown) and "RAG" not in text_of(page)  # whose answers repeat what publishers own
     assert experiment.ASKED[0]["question"] in text_of(page) and answers["qlora"][0]["response"][:40] in text_of(page)
     for raw in (before, shown.value, page.data):
         assert "<script" not in raw and "<img" not in raw
