@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from helpers import declaration
+from helpers import declaration, verdict
 from helpers.scores import score
 from helpers.verdict import conclude
 from tests.made_up import LOSS, PLACEBO_TOO, QUESTIONS, RATES, TIE, WIN, answers, choices, items, run, without
