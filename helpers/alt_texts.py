@@ -39,7 +39,7 @@ def drawing(module: str) -> dict[str, str]:
     found = {part.name: words(part) for part in parts if draws(part)}
     for owner in (part for part in parts if isinstance(part, ast.ClassDef)):
         called = {node.func.id for node in ast.walk(owner) if isinstance(node, ast.Call) and hasattr(node.func, "id")}
-        found |= {owner.name: found[name] for name in called & set(found)}
+        found |= {owner.name: " ".join(found[name] for name in sorted(called & set(found)))}
         found |= {f"{owner.name}.{method.name}": words(method) for method in owner.body if draws(method)}
     return {name: text for name, text in found.items() if text}
 

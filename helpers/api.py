@@ -1,4 +1,4 @@
-"""The API over HTTP: questions in, answers out, whole or as they come, in one form for every error."""
+"""The API over HTTP: questions in, answers out, whole or as they come; one form for every error of ours."""
 
 import asyncio
 import json
@@ -200,7 +200,8 @@ def first(error: RequestValidationError) -> str:
     """What is wrong with the first field that is; what was sent is not repeated."""
     wrong = error.errors()[0]
     field = next((part for part in wrong["loc"][1:] if part in Asked.model_fields), None)
-    return f"{field or 'the body'}: {wrong['msg']}"
+    blank = wrong["type"] == "string_pattern_mismatch"
+    return f"{field or 'the body'}: {'it is blank' if blank else wrong['msg']}"
 
 
 def begun(service: Service, asked: Asked, heard: asyncio.Queue) -> Job:

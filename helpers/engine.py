@@ -18,7 +18,7 @@ TOGETHER = 8  # answers written at once
 WAITING = 8  # questions that may wait besides
 PADDED = 2048  # tokens of prompts read at once, padding included: a reading cannot be interrupted
 GATHERING = 0.02  # seconds between the first question and its batch, in which others may join
-DEADLINE = 30.0  # seconds from a question's arrival to the end of its answer
+DEADLINE = 30.0  # seconds that a question may wait, and then that its answer may take
 LONGEST_PROMPT = 1024  # tokens
 COLDEST = 0.01  # below this temperature the likeliest token is taken
 TOP_P = 0.95
@@ -43,6 +43,7 @@ class Job:
     opened: bool = False  # whether the prompt ends inside a thought
     hear: Callable[[dict], None] | None = None
     began: float = field(default_factory=time.monotonic)
+    started: float = 0.0  # when its batch began
     ids: list[int] = field(default_factory=list)
     done: Future = field(default_factory=Future)
 
@@ -77,7 +78,9 @@ class Engine:
         context = getattr(self.model.config, "max_position_embeddings", None) or LONGEST_PROMPT + most
         longest = min(LONGEST_PROMPT, context - most)
         if len(prompt) > longest:
-            raise ValueError(f"the question is {len(prompt)} tokens long; {longest} are the most")
+            raise ValueError(
+                f"the question is {len(prompt)} tokens long; {max(0, longest)} are the most for an answer of {most}"
+            )
         return Job(prompt, most, opened=thinking and chat.opens_thought(self.tokenizer), **how)
 
     def submit(self, job: Job) -> None:
@@ -121,6 +124,7 @@ class Engine:
                 if job.age > self.deadline:
                     job.fail(Busy(f"no answer could begin within {self.deadline:g} seconds"))
                 elif not job.done.cancelled():
+                    job.started = time.monotonic()
                     batch.append(job)
         return batch
 
@@ -142,7 +146,7 @@ class Engine:
         """Add a token to an answer; whether it was the last one."""
         job.ids.append(token)
         reason = "stop" if token in self.ends else "length" if len(job.ids) == job.most else ""
-        reason = reason or ("time" if job.age > self.deadline else "")
+        reason = reason or ("time" if time.monotonic() - job.started > self.deadline else "")
         if reason or job.hear:
             told = answers.finished(self.decoder, job.ids, self.ends, job.opened)
             if job.hear:

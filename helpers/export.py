@@ -21,12 +21,12 @@ from helpers.labels import BASE_OF
 from helpers.papers import read_papers
 from helpers.paths import BENCHMARK, ROOT, Folders, base_model, relative
 from helpers.record import passages_of, without
-from helpers.runner import Stopped, stoppable
+from helpers.runner import Stopped, stoppable, the_only_runner
 from helpers.settings import Settings
 from helpers.stages import stage_of
 from helpers.trained import RECORD
 
-BEHIND = {"qlora": (2, 4, 5, 8), "full": (6, 7, 8)}  # the stages behind a model, its training before its test
+BEHIND = {"qlora": (2, 3, 4, 5, 8), "full": (3, 6, 7, 8)}  # the stages behind a model, each after what it reads
 KINDS = (".safetensors", ".json", ".jsonl", ".jinja", ".txt", ".md")
 SUMS = "SHA256SUMS"
 ADAPTER = "adapter_config.json"
@@ -56,7 +56,14 @@ def export(words: Iterable[str]) -> Path:
     damaged or of another kind than KINDS, and for a full disk.
     """
     wanted = read(words)
-    row, folders, base = wanted.WHICH, Folders(wanted.RUN), base_model(wanted.MODEL_NAME)
+    folders = Folders(wanted.RUN)
+    with the_only_runner(folders):
+        return write(wanted, folders)
+
+
+def write(wanted: Settings, folders: Folders) -> Path:
+    """The export itself; nothing else may write to this run meanwhile."""
+    row, base = wanted.WHICH, base_model(wanted.MODEL_NAME)
     out, merge = folders.exported(row), wanted.MERGED == "on" and row == "qlora"
     require_plain(folders.model(row))
     kept = require_evidence(row, folders)
@@ -73,6 +80,8 @@ def export(words: Iterable[str]) -> Path:
         if merged:
             write_card(folder / "merged", card, record, merged, whole=True)
         require_plain(folder)
+        if lacking := [name for name in record["files"] if not (folder / name).is_file()]:
+            raise CourseError(f"{lacking[0]} vanished while it was exported", "run the same command again")
         files.write_text(folder / SUMS, "".join(f"{sha}  {name}\n" for name, sha in hashes(folder)))
     return out
 
@@ -82,15 +91,7 @@ def read(words: Iterable[str]) -> Settings:
 
     Raises CourseError for an unknown name, a bad value, or WHICH=base.
     """
-    values = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise CourseError(
-                f"{word!r} is not NAME=value", "make export WHICH=full, for example", "a-setting-is-refused"
-            )
-        settings.check_names([name], "the command line")
-        values[name] = value
+    values = settings.from_words(words, "make export WHICH=full, for example")
     given, origins = settings.load(values, command_line=values)
     if origins["WHICH"] == "default":
         return given.model_copy(update={"WHICH": "qlora"})
@@ -117,6 +118,8 @@ def strange(path: Path) -> str:
     """What is wrong with a file, by its name and its bytes; "" if it is safetensors, JSON or plain text."""
     if path.is_symlink():
         return "is a link"
+    if not path.is_file():
+        return "is no plain file"
     if path.suffix not in KINDS:
         return f"is none of {', '.join(KINDS)}"
     try:
@@ -171,7 +174,7 @@ def require_evidence(row: str, folders: Folders) -> list[Path]:
         made |= receipt["outputs"]
     model = f"{relative(folders.model(row))}/"
     kept = [ROOT / name for name in made if name.startswith(model)]
-    kept += [*measured(row, folders), folders.cards / f"{row}.md"]
+    kept += [*measured(row, folders), folders.cards / f"{row}.md", folders.papers]
     for path in kept:
         if not path.exists() or files.sha256(path) != made.get(relative(path)):
             raise CourseError(

@@ -106,30 +106,35 @@ def writing_folder(path: Path) -> Iterator[Path]:
 def replace_folder(new: Path, path: Path) -> None:
     """Rename `new` to `path`; a folder that stood there is removed only once the new one is in place."""
     old = path.with_name(f"{TEMPORARY}old-{path.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
+    discard(old)
+    if path.exists() or path.is_symlink():
         os.replace(path, old)
     os.replace(new, path)
     sync(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    discard(old)
 
 
 def remove_folder(path: Path) -> None:
     """Delete a folder if it is there, under a temporary name first so that no half of it can be mistaken."""
     if Path(path).exists():
         doomed = Path(path).with_name(f"{TEMPORARY}gone-{Path(path).name}")
-        shutil.rmtree(doomed, ignore_errors=True)
+        discard(doomed)
         os.replace(path, doomed)
-        shutil.rmtree(doomed)
+        discard(doomed)
 
 
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half-written directly in `folder`."""
     for leftover in Path(folder).glob(f"{TEMPORARY}*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        discard(leftover)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder, a file or a link (not what it points to), if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -14,7 +14,6 @@ LARGEST_BODY = 64 * 1024  # bytes
 PATIENCE = 10.0  # seconds for a body to arrive
 OPEN = ("/health", "/ready")  # paths that need no token
 
-
 log = logging.getLogger(__name__)
 
 
@@ -37,7 +36,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, token: str | None = None, hosts: Collection[str] = ()):
         self.app, self.hosts = app, hosts
-        self.expected = f"Bearer {token}".encode() if token else None
+        self.expected = token.encode() if token else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,13 +61,16 @@ class Guard:
         """Raises Refused for a host that is not ours, or without the token."""
         if self.hosts and hostname(headers.get("host", "")) not in self.hosts:
             raise Refused(400, "the Host header names another server")
-        given = headers.get("authorization", "").encode("latin-1")
-        if self.expected and path not in OPEN and not hmac.compare_digest(given, self.expected):
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        known = hmac.compare_digest(given.strip().encode("latin-1"), self.expected or b"")
+        if self.expected and path not in OPEN and not (known and scheme.lower() == "bearer"):
             raise Refused(401, "the API_TOKEN is needed: Authorization: Bearer …", WWW_Authenticate="Bearer")
 
 
 def hostname(host: str) -> str:
     """A Host header without its port, in lower case; "" if it is none."""
+    if set(host) & set("@/?#\\"):
+        return ""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -126,7 +126,7 @@ def recipe(record: Mapping) -> list[str]:
     """Every value of the recipe, and what came of it."""
     history = record["history"]
     tokens = sum(update["tokens"] for update in history["updates"])
-    lines = [f"| {name} | {value} |" for name, value in record["recipe"].items()]
+    lines = [f"| {name} | {in_markdown(str(value))} |" for name, value in record["recipe"].items()]
     told = f"{len(history['updates']):,} updates read {tokens:,} tokens; "
     told += f"the weights after update {history['chosen']} are these."
     return ["\n".join(["| setting | value |", "|---|---|", *lines]), told]
@@ -234,8 +234,8 @@ def hub_revision(base: Mapping) -> str | None:
 def weights_of(base: Mapping, whole: bool) -> list[str]:
     """Where the base's weights came from, their hashes, and what differs where others are taken."""
     lines = [f"| {name} | `{sha}` |" for name, sha in base["weights"].items()]
-    told = f"{base['id']}, revision `{base['revision']}` ({base['source']}). The files that were trained on:"
-    parts = [told, "\n".join(["| file | sha256 |", "|---|---|", *lines])]
+    told = f"{base['id']}, revision `{base['revision']}` ({in_markdown(base['source'])})."
+    parts = [f"{told} The files that were trained on:", "\n".join(["| file | sha256 |", "|---|---|", *lines])]
     if hub_revision(base) is None and not whole:
         parts.append(
             f"The weights that the Hub has under this name are not quite these: these were {base['source']}. On the "

@@ -48,6 +48,10 @@ class Prose(IPythonRenderer):
     def inline_math(self, body: str) -> str:
         return mathml(body, "inline")
 
+    def block_html(self, html: str) -> str:
+        """As it is written where there is no picture to embed: parsed alone, a <details> would end at once."""
+        return super().block_html(html) if "<img" in html else html
+
     def heading(self, text: str, level: int, **attributes: object) -> str:
         """Without the pilcrow that a screen reader would read out."""
         return f'<h{level} id="{name_of(text)}">{text}</h{level}>\n'

@@ -15,11 +15,13 @@ TOO_SHORT = 8  # characters; parts of anything shorter in base64 stand in ordina
 
 @cache
 def forms(secret: str) -> tuple[str, ...]:
-    """The ways a secret may be written, the longest first: as it is, in JSON, in a URL, and in base64.
+    """The ways a secret may be written, the longest first: as it is, in JSON, HTML, a URL, and in base64.
 
     In base64 the letters at either end depend on what stands beside the secret, so they are left off.
     """
-    found = {secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)}
+    in_json, in_urls = json.dumps(secret)[1:-1], {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    found = {secret, in_json, in_json.replace("/", r"\/"), escape(secret), *in_urls}
+    found |= {re.sub("%..", lambda hit: hit[0].lower(), form) for form in in_urls}
     for before in range(3) if len(secret) >= TOO_SHORT else ():
         data = bytes(before) + secret.encode()
         whole = b64encode(data).decode()[-(-before * 8 // 6) : len(data) * 8 // 6]
@@ -29,7 +31,7 @@ def forms(secret: str) -> tuple[str, ...]:
 
 def hide(text: str, secrets: Iterable[str]) -> str:
     """`text` with HIDDEN in place of every form of these secrets."""
-    for form in (form for secret in secrets for form in forms(secret)):
+    for form in (form for secret in filter(None, secrets) for form in forms(secret)):
         text = text.replace(form, HIDDEN)
     return text
 

@@ -227,7 +227,7 @@ def the_only_runner(folders: Folders) -> Iterator[None]:
         except OSError:
             lock.seek(0)
             raise CourseError(
-                f"another pipeline is at work in {relative(folders.reports)} (process {lock.read().strip()})",
+                f"another command is at work in {relative(folders.reports)} (process {lock.read().strip()})",
                 "wait for it, or give this one its own folders: make pipeline RUN=another",
                 "two-runs-at-once",
             ) from None

@@ -8,6 +8,8 @@ import asyncio
 import ipaddress
 import logging
 import os
+import re
+import signal
 import socket
 import sys
 import threading
@@ -27,6 +29,7 @@ from helpers.stages import TRAINS, stage_of
 from helpers.trained import RECORD
 
 SHORTEST_TOKEN = 16  # characters
+VISIBLE = rf"[!-~]{{{SHORTEST_TOKEN},}}"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 STAGE = {method: number for number, method in TRAINS.items()}  # which stage trains what is served
 
@@ -77,6 +80,7 @@ def main(words: list[str]) -> int:
     handler.setLevel(logging.WARNING)  # bm25s says what it does at a level that it sets itself
     handler.setFormatter(Discreet("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], force=True)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # below that it writes a line for every broken request
     try:
         serve(*read(words))
     except CourseError as error:
@@ -90,21 +94,13 @@ def read(words: Iterable[str]) -> tuple[settings.Settings, Folders]:
 
     Raises CourseError for a bad setting, and for an address that anyone could ask without a token.
     """
-    values = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise CourseError(
-                f"{word!r} is not NAME=value", "make serve WHICH=full PORT=8001, for example", "a-setting-is-refused"
-            )
-        settings.check_names([name], "the command line")
-        values[name] = value
+    values = settings.from_words(words, "make serve WHICH=full PORT=8001, for example")
     resolved, origins = settings.load(values, command_line=values)
     if origins["WHICH"] == "default":
         resolved = resolved.model_copy(update={"WHICH": "qlora"})
-    if resolved.API_TOKEN and len(secret(resolved)) < SHORTEST_TOKEN:
+    if resolved.API_TOKEN and not re.fullmatch(VISIBLE, secret(resolved)):
         raise CourseError(
-            f"API_TOKEN has fewer than {SHORTEST_TOKEN} characters",
+            f"API_TOKEN is not {SHORTEST_TOKEN} or more visible ASCII characters without spaces",
             "take a long random one: python -c 'import secrets; print(secrets.token_urlsafe())'",
             "an-api_token-is-needed",
         )
@@ -136,6 +132,8 @@ def serve(resolved: settings.Settings, folders: Folders) -> None:
         else:
             print("ready", flush=True)
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)  # until uvicorn runs and does the same
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"{address} loads the model ({resolved.WHICH}) and answers until Ctrl-C", flush=True)
     print(example(address, token is not None), flush=True)
@@ -159,7 +157,7 @@ def server_of(service: api.Service, token: str | None = None, hosts: Collection[
         log_level="warning",
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=round(DEADLINE) + 5,
+        timeout_graceful_shutdown=round(2 * DEADLINE) + 5,
     )
     return Server(config, service)
 

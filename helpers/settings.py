@@ -235,6 +235,21 @@ def load(
     return settings, origins
 
 
+def from_words(words: Iterable[str], example: str) -> dict[str, str]:
+    """{name: value} of `NAME=value` words.
+
+    Raises CourseError with `example` for anything else, and for an unknown name.
+    """
+    values = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise CourseError(f"{word!r} is not NAME=value", example, "a-setting-is-refused")
+        check_names([name], "the command line")
+        values[name] = value
+    return values
+
+
 def validate(merged: Mapping[str, object], origins: Mapping[str, str]) -> Settings:
     try:
         return Settings(**merged)

@@ -15,7 +15,7 @@ from serving import Watched, served
 from helpers import api, guard, papers, retrieval
 from helpers.labels import NOTICE
 
-TOKEN = "a token that nobody guesses"
+TOKEN = "a-token-that-nobody-guesses"
 SECRET = "my own question about my own illness"
 STUDY = papers.Paper(
     paper_id="1", source="PubMed", title="Lupus <b>and</b> kidneys", abstract=[papers.Section(text="Nephritis.")]
@@ -56,6 +56,13 @@ def until(condition, seconds=10.0):
     while not condition():
         assert time.monotonic() < stop, "it did not happen in time"
         time.sleep(0.005)
+
+
+def stands_still(steps, seconds=0.5):
+    """Whether the model takes no step for a while."""
+    before = len(steps)
+    time.sleep(seconds)
+    return len(steps) == before
 
 
 def test_an_answer_has_all_that_belongs_to_it(address):
@@ -240,9 +247,8 @@ def test_a_client_that_goes_away_frees_its_row(address, engine, stream):
         head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         until(lambda: len(engine.steps) >= 5)
-    at = len(engine.steps)
-    time.sleep(0.5)
-    assert len(engine.steps) <= at + 2, "steps of the model after the client left"
+    until(lambda: stands_still(engine.steps))
+    assert len(engine.steps) < 100, "the model went on after the client had left"
 
 
 def test_a_connection_that_says_nothing_is_closed(address, monkeypatch):

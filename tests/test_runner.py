@@ -234,7 +234,7 @@ def test_two_at_once_and_sigterm(tree):
     first = tree.start()
     tree.wait_for("begun")
     second = tree.run()
-    assert second.status == 1 and f"another pipeline is at work in reports (process {first.pid})" in second.text
+    assert second.status == 1 and f"another command is at work in reports (process {first.pid})" in second.text
     first.send_signal(signal.SIGTERM)
     text, _ = first.communicate(timeout=30)
     assert first.returncode == 128 + signal.SIGTERM
