@@ -25,7 +25,8 @@ pipeline: $(INSTALLED) ## run every notebook that is not done; then open reports
 test: $(INSTALLED) ## lint, unit tests, all eight notebooks in profile smoke, the README's code
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
-	$(PYTHON) -m pytest tests
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile -m 'not after_notebooks and not alone' tests
+	$(PYTHON) -m pytest -m alone tests
 	rm -rf data/smoke models/smoke reports/smoke
 	PYTHONPATH=tests $(PYTHON) -m pytest -p smoke --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 	PYTHONPATH=tests $(PYTHON) -m pytest -p smoke -m after_notebooks tests
@@ -46,7 +47,7 @@ export: $(INSTALLED) ## a folder ready to share: WHICH=qlora or full; MERGED=on 
 	@$(PYTHON) -m helpers.export $(GIVEN)
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
-	@$(PYTHON) -m jupyterlab notebooks
+	@$(PYTHON) -m jupyterlab notebooks/1_download_and_test.ipynb
 
 lock: ## pin the newest packages that pyproject.toml allows in requirements.lock
 	@$(FIND_PYTHON) && $(WRITE_LOCK)

@@ -210,8 +210,12 @@ def pictures(scores: Mapping, control: Mapping | None) -> dict[str, Markup]:
     """{name: SVG, "" where there is nothing to draw}; each says in words what it shows."""
     drawn = {
         "forest": (
-            outcomes.forest(scores["comparisons"]),
-            "Every difference with its 95 % interval, what was declared first; the table below has the numbers.",
+            outcomes.forest(scores["comparisons"], ("primary", "family", "guard", "control")),
+            "Every declared difference with its 95 % interval; the table below has the numbers.",
+        ),
+        "exploratory": (
+            outcomes.forest(scores["comparisons"], ["exploratory"]),
+            "Exploratory differences with their 95 % intervals; the table below has the numbers.",
         ),
         "forgetting": (
             outcomes.forgetting(scores),

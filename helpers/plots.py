@@ -196,7 +196,7 @@ def coverage(papers: list["Paper"], topic: "Topic") -> Figure:
 
 
 def mix(read: list[dict], unit: str, top: int = 12) -> Figure:
-    """Two panels: how much of the text, in `unit` (words, tokens), each view and each disease contributes."""
+    """Two panels: how much of the text, in words or tokens, each view and each disease contributes."""
     parts = [("view", len({row["view"] for row in read})), ("disease", top)]
     totals = {name: Counter() for name, _ in parts}
     for row in read:
@@ -230,7 +230,7 @@ def memory(plan: "Plan") -> Figure:
 
 
 def fits(plans: dict[str, "Plan"]) -> Figure:
-    """One stacked bar for each plan of {name: plan}: its parts of memory, against what this machine has."""
+    """Stacked bars: the memory a training needs, part by part, against what this machine has."""
     made, (axis,) = figure(figsize=(7, 1.9 + 0.5 * len(plans)))
     names = list(dict.fromkeys(part for plan in plans.values() for part in plan.parts))
     left = dict.fromkeys(plans, 0.0)

@@ -44,7 +44,7 @@ class Session:
         )
 
     def map(self) -> Figure:
-        """The eight stages, and which of them this is."""
+        """The eight stages as boxes and arrows; this notebook's is filled."""
         return course_map(self.stage)
 
     def finish(self, status: str = "done", reason: str = "", **facts: object) -> None:

@@ -139,7 +139,7 @@ def answer_browser(scores: Mapping, questions: Iterable[Mapping], results: Mappi
     shown = ipywidgets.HTML()
 
     def choose(_: object) -> None:
-        shown.value = tables.table(answered(scores, asked[menu.value], results)).data
+        shown.value = spaced(tables.table(answered(scores, asked[menu.value], results)))
 
     menu.observe(choose, names="value")
     choose(None)
@@ -166,7 +166,7 @@ def box(
     def click(_: object) -> None:
         button.disabled, shown.value = True, "<p>One moment …</p>"
         try:
-            shown.value = respond(checked(text.value)).data
+            shown.value = spaced(respond(checked(text.value)))
         except CourseError as error:
             shown.value = f"<pre>{escape(str(error))}</pre>"
         except Exception as error:  # whatever it is (no memory, no disk), a reader needs the line and no traceback
@@ -176,6 +176,11 @@ def box(
 
     button.on_click(click)
     return ipywidgets.VBox([ipywidgets.HBox([text, button]), shown])
+
+
+def spaced(shown: HTML) -> str:
+    """HTML with lines as far apart as in the rest of a notebook: a widget's own are made for its buttons."""
+    return f'<div style="line-height: 1.4">{shown.data}</div>'
 
 
 def checked(typed: str) -> str:

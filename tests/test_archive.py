@@ -18,6 +18,8 @@ from helpers.errors import CourseError
 from helpers.paths import ROOT, SAMPLE
 from tests.sweeps import times
 
+pytestmark = pytest.mark.alone  # it times and weighs the reading of files
+
 TOPIC = topics.load_topic("autoimmune")
 GLANCE = topics.Glance(TOPIC)
 TEXT = " ".join(f"Lupus is an autoimmune disease of organ {{0}}x{n}, as study {{0}}y{n} shows." for n in range(8))

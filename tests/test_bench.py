@@ -11,6 +11,8 @@ from helpers.errors import CourseError
 from helpers.paths import Folders, base_model
 from helpers.rows import as_text
 
+pytestmark = pytest.mark.alone  # it times trainings
+
 KNOBS = {
     "MODEL_NAME": "tiny",
     "QLORA_BATCH_SIZE": 2,

@@ -13,6 +13,8 @@ from helpers import choices, hardware
 from helpers.errors import CourseError
 from helpers.paths import ROOT
 
+pytestmark = pytest.mark.alone  # it times the processor
+
 CARDS = {"none": (0, (0, 0)), "t4": (15, (7, 5)), "a10": (22.5, (8, 6)), "h100": (79.2, (9, 0))}
 FAST, SLOW = {"float32": 16e-3, "bfloat16": 4e-3}, {"float32": 16e-3, "bfloat16": 256e-3}
 CHOSEN = """

@@ -15,6 +15,8 @@ from helpers import architectures, cards, outlook, paths, planner, plots, recipe
 from helpers.errors import CourseError
 from helpers.paths import ROOT
 
+pytestmark = pytest.mark.alone  # it weighs trainings
+
 GIB = 2**30
 RECIPE = recipes.Recipe("qlora", 1, 4, 1, 1e-4, 60_000, 512, 1, "bfloat16", False)
 MODEL_CARDS = {  # weights as the model cards say, in billions

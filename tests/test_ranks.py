@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from helpers import ranks
 from helpers.paths import ROOT
 
+pytestmark = pytest.mark.alone  # it starts trainings in several processes
+
 ENGINES = {"ddp": ("qlora", "false"), "ddp, all weights": ("full", "false"), "fsdp": ("full", "true")}
 
 

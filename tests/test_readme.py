@@ -76,7 +76,7 @@ def test_shell_is_shell(block):
 @pytest.mark.parametrize("line", make_lines())
 def test_make_lines_are_understood(line):
     """By make, and by the check of names and values of what it calls."""
-    from helpers import control, order, settings
+    from helpers import control, export, order, serve, settings
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     call = re.sub(r"\bmake\b", "make -n", line, count=1)
@@ -85,8 +85,8 @@ def test_make_lines_are_understood(line):
     words = [
         word for word in re.findall(r"[A-Z_]+=(?:'[^']*'|\"[^\"]*\"|\S*)", line) if not word.startswith("PYTHON=")
     ]
-    if " control" in line:
-        settings.check_names(control.read(words)[0], line)
+    if target := re.search(r" (control|serve|export)\b", line):
+        {"control": control, "serve": serve, "export": export}[target[1]].read(words)
         return
     given = order.read_order([re.sub("['\"]", "", word) for word in words], {})
     settings.check_names(given.values, line)

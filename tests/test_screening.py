@@ -16,6 +16,8 @@ from helpers.paths import SAMPLE
 from helpers.pubmed import parse_pubmed
 from tests.sweeps import times
 
+pytestmark = pytest.mark.alone  # it times and weighs the screening
+
 TOPIC = topics.load_topic("autoimmune")
 MESH = ("Lupus Erythematosus, Systemic",)
 READING = Path(__file__).with_name("screen_reading.json")

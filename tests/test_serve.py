@@ -28,6 +28,8 @@ from helpers.exam import Candidate
 from helpers.paths import ROOT, Folders, base_model
 from helpers.stages import stage_of
 
+pytestmark = pytest.mark.alone  # it times answers and ends processes
+
 TOKEN = "a-token-that-nobody-guesses"
 SECRET = "my own question about my own illness"
 NAME = "tester/tiny"

@@ -19,6 +19,8 @@ from helpers.pace import Clock, Pace, Stopped
 from tests.loopback import hurried, load
 from tests.sweeps import times
 
+pytestmark = pytest.mark.alone  # it times requests
+
 REQUESTS = 10_000
 
 
