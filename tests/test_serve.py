@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import httpx
 import openai
@@ -311,6 +312,48 @@ def test_the_log_says_where_but_not_what():
     except ValueError:
         told = serve.Discreet().formatException(sys.exc_info())
     assert "test_serve.py" in told and told.endswith("ValueError") and "my own question" not in told
+
+
+def test_eight_clients_get_twice_what_one_gets(tmp_path):
+    """Of the real model, side by side and in turn; /health is looked at all the while."""
+    log, tokens = tmp_path / "log", {1: [], 8: []}
+    assert tiny.embedded().exists()
+    with (
+        process([sys.executable, "-m", "helpers.serve", "WHICH=base", "PORT=0"], ROOT, log) as started,
+        httpx.Client(base_url=until(lambda: address_in(log), started, log), timeout=60) as client,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        until(lambda: client.get("/ready").status_code == 200, started, log)
+        seconds, over = [], threading.Event()
+        looking = threading.Thread(target=look, args=(client, seconds, over))
+        looking.start()
+        for _ in range(times(2, 6)):
+            for n, found in tokens.items():
+                began = time.perf_counter()
+                found.append(sum(clients.map(lambda number: length_of_answer(client, number), range(n))))
+                found[-1] /= time.perf_counter() - began
+        over.set()
+        looking.join()
+    one, eight = (median(found) for found in tokens.values())
+    late = sorted(seconds)[int(0.99 * len(seconds))]
+    print(f"{one:.1f} tokens/s for one client, {eight:.1f} for eight: {eight / one:.1f} times", end="; ")
+    print(f"/health: {1000 * median(seconds):.0f} ms, p99 {1000 * late:.0f} ms (n = {len(seconds)})")
+    assert eight > 2 * one
+    assert late < times(2, 1) * 0.2, "99 of 100 looks at /health"
+
+
+def length_of_answer(client, number):
+    """Tokens of one answer."""
+    asked = {"question": f"What is known about disease number {number}?", "max_new_tokens": 48}
+    return client.post("/predict", json=asked).json()["tokens"]
+
+
+def look(client, seconds, over):
+    """How long /health takes, twenty times a second."""
+    while not over.wait(0.05):
+        began = time.perf_counter()
+        assert client.get("/health").status_code == 200
+        seconds.append(time.perf_counter() - began)
 
 
 def test_transformers_serve_answers_openais_client(tmp_path):
