@@ -19,8 +19,10 @@ def main(method, folder, place, end_after):
     tiny.LORA["lora_dropout"] = 0.0  # each process drops out for itself
     training.SECONDS_BETWEEN_CHECKPOINTS = -1
     history = tiny.fit(method, folder, place, show=end, epochs=4)
-    if Ranks().main:
+    ranks = Ranks()
+    if ranks.main:
         (place / "history.json").write_text(json.dumps(history.lasting()))
+    ranks.part()  # a process that just ends may abort while another still speaks to it
 
 
 if __name__ == "__main__":

@@ -397,7 +397,7 @@ def test_every_disease_is_found_by_each_of_its_terms_in_time():
 
 def test_a_wrong_topic_is_explained(tmp_path):
     with pytest.raises(CourseError, match="TOPIC='gouty'"):
-        topics.load_topic("asthma")
+        topics.load_topic("gouty")
     for text, complaint in (("{", "not JSON"), ('{"name": "x"}', "pubmed_query"), ("[]", "mistake")):
         (tmp_path / "topic.json").write_text(text)
         with pytest.raises(CourseError, match=complaint):
