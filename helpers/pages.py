@@ -43,7 +43,7 @@ class Prose(IPythonRenderer):
     """Markdown to HTML, with formulas as MathML: browsers draw it by themselves."""
 
     def block_math(self, body: str) -> str:
-        return mathml(body, "block")
+        return f'<div class="wide" role="group" tabindex="0" aria-label="formula">{mathml(body, "block")}</div>'
 
     def inline_math(self, body: str) -> str:
         return mathml(body, "inline")
