@@ -37,7 +37,7 @@ TOOLS = ("nbval>=0.11", "pytest-httpserver>=1.1")  # of the tests, in the emulat
 UNIT_TESTS = (  # quick ones that touch every kind of package
     *("answers", "arms", "artefacts", "clusters", "comparison", "curves", "examples", "facts", "files", "hardware"),
     *("likelihood", "models", "papers", "probes", "questions", "rates", "receipts", "rows", "scores", "scoring"),
-    *("settings", "trainable", "training", "views", "widgets", "wire"),
+    *("settings", "trainable", "training", "views", "widgets", "wire", "engine", "api"),
 )
 MADE_UP = """
 import sys
