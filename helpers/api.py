@@ -21,6 +21,9 @@ from helpers.retrieval import Library
 
 MOST_TOKENS = 256
 LONGEST_QUESTION = 4000  # characters
+BLANK = (
+    "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"  # what JavaScript and Rust call a space
+)
 RELATED = 3  # papers
 NOT_THE_ORIGIN = "similar text, not the origin of the answer"
 RETRY = {"Retry-After": "5"}  # seconds
@@ -38,7 +41,7 @@ class Asked(BaseModel):
     """A question and how to answer it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    question: Annotated[str, Field(min_length=1, max_length=LONGEST_QUESTION, pattern=r"\S")]
+    question: Annotated[str, Field(min_length=1, max_length=LONGEST_QUESTION, pattern=f"[^{BLANK}]")]
     max_new_tokens: Annotated[Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None, BeforeValidator(whole)] = Field(
         None, description="longest answer, in tokens, thoughts included; without it the course's MAX_NEW_TOKENS"
     )
