@@ -259,12 +259,5 @@ def hashes(folder: Path) -> Iterator[tuple[str, str]]:
             yield path.relative_to(folder).as_posix(), files.sha256(path)
 
 
-def changed(folder: Path) -> list[str]:
-    """Names of the files of an exported folder that are missing, added or different from its SHA256SUMS."""
-    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-    expected, found = {line[66:]: line[:64] for line in lines}, dict(hashes(folder))
-    return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-
-
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

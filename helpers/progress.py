@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from IPython.display import DisplayHandle, Markdown
@@ -48,17 +47,6 @@ class Line:
             self.handle.display(line)
         self.shown = now
         report(doing, done, total)
-
-
-def track(items: Iterable, doing: str, total: int | None = None) -> Iterator:
-    """Yield `items`, showing how many are done."""
-    items = items if total is not None else list(items)
-    total = total if total is not None else len(items)
-    line = Line()
-    line.show(doing, 0, total)
-    for done, item in enumerate(items, 1):
-        yield item
-        line.show(doing, done, total)
 
 
 def clock(seconds: float) -> str:
