@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from helpers import files, world
+from helpers import files
+from helpers.arms import CONTROL_GROUPS
 from helpers.curves import label_ends
 from helpers.errors import CourseError
 from helpers.paths import ROOT, Folders, relative
@@ -46,7 +47,7 @@ def picture(control: dict) -> Figure:
     """
     runs = next(iter(control["methods"].values()))
     made, panels = figure(2, figsize=(10, 3.4), sharey=True)
-    for axis, group in zip(panels, world.GROUPS, strict=True):
+    for axis, group in zip(panels, CONTROL_GROUPS, strict=True):
         axis.set(xlabel="tokens trained on", ylim=(0, 1.03))
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
@@ -103,7 +104,7 @@ def verdict(control: dict) -> tuple[bool, str]:
 
 def find_fault(runs: dict, chance: float, least: float) -> str:
     """Why these runs do not show that training and scoring work; "" if they do."""
-    for group, rate in ((group, runs["base"][group]) for group in world.GROUPS):
+    for group, rate in ((group, runs["base"][group]) for group in CONTROL_GROUPS):
         if not rate["low"] <= chance <= rate["high"]:
             return f"the untouched model gets {shown(rate)} of the {group} facts right, and chance is {chance:.1%}"
     if (rate := runs["many_wordings"]["taught"])["accuracy"] < least:

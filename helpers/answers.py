@@ -1,69 +1,17 @@
 """Asking a model questions: in batches, each question read once, answers saved as they arrive."""
 
-import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers import chat, decoding, files
+from helpers import chat, files, generation
 from helpers.hardware import device
 from helpers.progress import Line, forced
 
 TOGETHER = {"cpu": 50, "cuda": 20}  # answers written together: of so many questions and their samples
-
-
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
-    max_new_tokens: int = 160,
-    watch: Callable[[int], None] = lambda tokens: None,
-    samples: int = 0,
-    temperature: float = 0.7,
-    top_p: float = 0.95,
-    seed: int = 0,
-    thinking: bool = False,
-) -> list[dict]:
-    """Greedy answers to a batch: [{"response", "thinking", "finish_reason", "tokens"}] in the order asked.
-
-    `finish_reason` is "stop" if the model ended its answer and "length" if it was cut. With `samples` each answer
-    also has "samples": so many more answers of the same form, drawn at `temperature` from the likeliest words of
-    probability `top_p` together. What is drawn depends on `seed`, the prompt and the number of the sample, not
-    on who else is in the batch. `watch` is told the number of tokens the answers have reached. Thoughts are closed
-    before they begin, or with `thinking` left open: `max_new_tokens` then count for thought and answer together.
-    """
-    asked = [chat.prompt_ids(tokenizer, prompt, thinking) for prompt in prompts]
-    opened = thinking and chat.opens_thought(tokenizer)
-    ends, per = chat.ends(model, tokenizer), 1 + samples
-    dice = [random.Random(f"{seed} {n} {prompt}") for prompt in prompts for n in range(per)]
-
-    def choose(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
-        tokens = decoding.likeliest(logits)
-        if sampled := [place for place, row in enumerate(rows) if row % per]:
-            chances = torch.tensor([dice[rows[place]].random() for place in sampled], device=logits.device)
-            tokens[sampled] = decoding.drawn(logits[sampled], chances, temperature, top_p)
-        return tokens
-
-    found = decoding.continuations(model, asked, per, max_new_tokens, ends, choose, watch)
-    told = [finished(tokenizer, ids, ends, opened) for ids in found]
-    together = [told[start : start + per] for start in range(0, len(told), per)]
-    return [answer | ({"samples": more} if more else {}) for answer, *more in together]
-
-
-def finished(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int], opened: bool = False) -> dict:
-    """One row of generated ids as text, cut at the first token that ends an answer; `opened` inside a thought."""
-    stop = next((place for place, token in enumerate(ids) if token in ends), None)
-    thinking, answer = chat.split_thinking(tokenizer.decode(ids[:stop], skip_special_tokens=True), opened)
-    return {
-        "response": answer,
-        "thinking": thinking,
-        "finish_reason": "length" if stop is None else "stop",
-        "tokens": len(ids) if stop is None else stop,
-    }
 
 
 def ask(
@@ -103,9 +51,9 @@ def ask(
 
         started = time.perf_counter()
         asked = [prompts[q["id"]] for q in batch]
-        answers = generate(model, tokenizer, asked, max_new_tokens, watch, samples, seed=seed)
+        answers = generation.generate(model, tokenizer, asked, max_new_tokens, watch, samples, seed=seed)
         if chat.knows_thoughts(tokenizer):
-            aloud = generate(model, tokenizer, asked, max_new_tokens, watch, thinking=True)
+            aloud = generation.generate(model, tokenizer, asked, max_new_tokens, watch, thinking=True)
             answers = [answer | {"aloud": other} for answer, other in zip(answers, aloud, strict=True)]
         seconds = time.perf_counter() - started
         audit = {

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from helpers.settings import Settings
 
 METHODS = {"qlora": 4, "full": 6}  # the notebook that trains by each
+EXAMS = {2: "base", 5: "qlora", 7: "full"}  # the WHICH of each notebook that asks
 PLACEBO = "placebo_qlora"
+CONTROL_GROUPS = ("taught", "read")  # of the positive control's invented facts
 
 
 @dataclass(frozen=True)

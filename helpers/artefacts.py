@@ -3,18 +3,19 @@
 import shutil
 from pathlib import Path, PurePosixPath
 
-from helpers import files, receipts
+from helpers import files
+from helpers.course import STAGES, Stage
 from helpers.errors import CourseError
 from helpers.paths import ROOT, Folders, relative
+from helpers.run import read_receipt
 from helpers.settings import Settings
-from helpers.stages import STAGES, Stage
 
 
 def keep(stage: Stage, settings: Settings, folders: Folders) -> None:
     """Copy a finished stage's outputs, then its receipt, to ARTEFACTS_DIR; nothing if that is unset."""
     if settings.ARTEFACTS_DIR is None:
         return
-    receipt = receipts.read(stage, folders)
+    receipt = read_receipt(stage, folders)
     for name in receipt["outputs"]:
         copy(ROOT / name, settings.ARTEFACTS_DIR / name)
     receipt_path = stage.receipt(folders)

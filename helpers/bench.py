@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from helpers import files, given, hardware, receipts, settings, stock, timing, weights
+from helpers import files, fingerprint, given, hardware, settings, stock, timing, weights
 from helpers.errors import CourseError
 from helpers.paths import ROOT, Folders, relative
 from helpers.runner import Stopped, stoppable
@@ -69,7 +69,7 @@ def bench(words: list[str]) -> dict:
         unable["answers", "llama.cpp"] = why
     files.write_json(input_file(folders), inputs)
     knobs = settings.jsonable(resolved, [n for n in NAMES if n not in (*settings.SECRETS, "RUN", "ENV_FILE")])
-    identity = files.sha256_of([inputs, knobs, platform.node(), versions(), receipts.code_of("timing")])
+    identity = files.sha256_of([inputs, knobs, platform.node(), versions(), fingerprint.code_of("timing", "stock")])
     sides = [(task, side) for task, group in timing.SIDES.items() for side in group if (task, side) not in unable]
     order = [(turn, *sides[(n + turn) % len(sides)]) for turn in range(repeats) for n in range(len(sides))]
     runs = time_all(order, identity, folders.notes / "bench.jsonl", force, [f"{n}={v}" for n, v in values.items()])

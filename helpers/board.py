@@ -12,10 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from helpers.course import Stage
 from helpers.files import read_jsonl
 from helpers.progress import clock
 from helpers.redaction import visible
-from helpers.stages import Stage
 
 QUIET_SECONDS = 30  # without a screen, the running stage is heard of this often
 COLOURS = {"done": "green", "running": "bold yellow", "failed": "bold red", "skipped": "cyan"}

@@ -25,7 +25,7 @@ def adapter_change(tuning: Tuning) -> dict[str, list[float]]:
 
     ‖(alpha / r) B A‖ / ‖W‖ in Frobenius norms; W is the unquantised base.
     """
-    scale = tuning.session.settings.LORA_ALPHA / tuning.session.settings.LORA_R
+    scale = tuning.run.settings.LORA_ALPHA / tuning.run.settings.LORA_R
     changes = {}
     with safe_open(tuning.out / "adapter_model.safetensors", "pt") as adapter, Weights(tuning.base) as base:
         for name in (n for n in adapter.keys() if n.endswith("lora_A.weight")):  # noqa: SIM118

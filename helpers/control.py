@@ -25,8 +25,8 @@ from helpers import (
     chat,
     examples,
     files,
+    fingerprint,
     models,
-    receipts,
     recipes,
     settings,
     trainable,
@@ -123,7 +123,7 @@ class Trial:
         manifest = weights.read_manifest(self.settings.MODEL_NAME)["files"]
         knobs = [n for n in settings.NAMES if n.startswith("LORA_") or n in ("ATTENTION", "DTYPE")]
         read = [self.rows, asdict(self.recipe)] if self.wordings else [self.method]
-        code = [receipts.code_of(*CODE), receipts.module_code("control")]
+        code = [fingerprint.code_of(*CODE, "control")]
         return files.sha256_of([manifest, self.items, read, settings.jsonable(self.settings, knobs), code])
 
 

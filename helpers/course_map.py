@@ -3,8 +3,8 @@
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from helpers.course import STAGES, Stage
 from helpers.plots import BLUE, GREY, figure
-from helpers.stages import STAGES, Stage
 
 WIDTH, HEIGHT = 1.5, 0.72
 PLACES = {1: (0, 1), 2: (1.9, 2), 3: (0, 0), 4: (1.9, 1), 5: (3.8, 1), 6: (1.9, 0), 7: (3.8, 0), 8: (5.7, 1)}

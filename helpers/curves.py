@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from helpers import files
+from helpers.paths import RECORD
 from helpers.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, figure, mosaic
-from helpers.trained import RECORD, History
+from helpers.trained import History
 
 SECONDS_BETWEEN_DRAWINGS = 10
 REST = 50  # seconds of training to a second of drawing

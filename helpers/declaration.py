@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from helpers import questions, receipts
+from helpers import fingerprint, questions
 from helpers.arms import METHODS
 from helpers.comparison import ALPHA, POWER
+from helpers.course import stage_of
 from helpers.files import append_jsonl, read_json, read_jsonl, sha256, sha256_of
 from helpers.lessons import askable, read
 from helpers.paths import GENERAL
+from helpers.run import read_receipt
 from helpers.scoring import criteria_hash
-from helpers.stages import stage_of
 
 if TYPE_CHECKING:
-    from helpers.session import Session
+    from helpers.run import Run
 
 PRIMARY = ("recall", "qlora", "base_4bit")
 FAMILY = (PRIMARY, ("recall", "full", "base_bf16"), ("recall", "qlora", "placebo_qlora"))
@@ -39,29 +40,29 @@ def role(instrument: str, a: str, b: str) -> str:
     return "control" if (a, b) in CONTROLS else "exploratory"
 
 
-def of_run(session: "Session", rows: Sequence[Mapping]) -> dict:
+def of_run(run: "Run", rows: Sequence[Mapping]) -> dict:
     """The declaration before a training that will read these rows, also appended to reports/declarations.jsonl."""
-    folders, wanted = session.folders, session.settings
+    folders, wanted = run.folders, run.settings
     said = declare(criteria_hash(questions.load(wanted.QUESTIONS_FILE)), read_json(folders.probes), rows)
     noted = read_jsonl(folders.declarations)
     if said["hash"] not in [one["declaration"]["hash"] for one in noted]:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        append_jsonl(folders.declarations, [{"when": now, "stage": session.stage.name, "declaration": said}])
+        append_jsonl(folders.declarations, [{"when": now, "stage": run.stage.name, "declaration": said}])
     return said
 
 
-def check(session: "Session", rows: Sequence[Mapping]) -> dict:
+def check(run: "Run", rows: Sequence[Mapping]) -> dict:
     """What was declared before the adapter was trained, from the log, and two more keys.
 
     "kept": whether today the same rules, items and rubrics would be declared for every training of the run (None:
     nothing was declared). "made": how many declarations this run has seen. `rows` are all training rows.
     """
-    folders, wanted = session.folders, session.settings
+    folders, wanted = run.folders, run.settings
     log = {one["declaration"]["hash"]: one["declaration"] for one in read_jsonl(folders.declarations)}
     rubric, probes = criteria_hash(questions.load(wanted.QUESTIONS_FILE)), read_json(folders.probes)
     before, now = {}, {}
     for row, number in METHODS.items():
-        skipped = (receipts.read(stage_of(number), folders) or {}).get("status") == "skipped"
+        skipped = (read_receipt(stage_of(number), folders) or {}).get("status") == "skipped"
         if not skipped and (record := folders.model(row) / "training.json").exists():
             before[row] = read_json(record)["history"]["declared"]
             now[row] = declare(rubric, probes, read(folders.model(row), rows))
@@ -95,7 +96,7 @@ def declare(rubric: str, probes: Sequence[dict], rows: Sequence[Mapping]) -> dic
         "criteria_hash": rubric,
         "probes_hash": sha256_of(asked),
         "guard_hash": sha256_of([read_json(GENERAL / "cloze.json"), sha256(GENERAL / "guard.txt")]),
-        "code": receipts.code_of(*CODE),
+        "code": fingerprint.code_of(*CODE),
     }
     return {**said, "hash": sha256_of(said)}
 

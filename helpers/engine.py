@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers import answers, chat, decoding
+from helpers import chat, decoding, generation
 
 TOGETHER = 8  # answers written at once
 WAITING = 8  # questions that may wait besides
@@ -148,7 +148,7 @@ class Engine:
         reason = "stop" if token in self.ends else "length" if len(job.ids) == job.most else ""
         reason = reason or ("time" if time.monotonic() - job.started > self.deadline else "")
         if reason or job.hear:
-            told = answers.finished(self.decoder, job.ids, self.ends, job.opened)
+            told = generation.finished(self.decoder, job.ids, self.ends, job.opened)
             if job.hear:
                 job.hear(told)
             if reason:

@@ -14,24 +14,24 @@ from helpers import (
     answers,
     arms,
     files,
+    fingerprint,
     held_out,
     instruments,
     lessons,
     models,
     papers,
     public,
-    receipts,
     retrieval,
     rows,
-    trained,
     weights,
 )
+from helpers.arms import EXAMS
+from helpers.course import stage_of
 from helpers.errors import CourseError
 from helpers.hardware import compute_dtype
 from helpers.items import TEXTS
-from helpers.paths import Folders, base_model
-from helpers.session import Session
-from helpers.stages import EXAMS, stage_of
+from helpers.paths import RECORD, Folders, base_model
+from helpers.run import Run, read_receipt
 from helpers.topics import load_topic
 
 CODE = ("answers", "chat", "instruments", "likelihood", "models", "retrieval")
@@ -107,7 +107,7 @@ class Candidate:
     def chosen_by(self) -> set[str]:
         """What decided which of the trained weights were kept: held-out papers, or pieces of general English."""
         tuned = (arm.row for arm in arms.trained(self.which, self.settings)) if self.which in arms.METHODS else ()
-        records = (files.read_json(self.folders.model(row) / trained.RECORD) for row in tuned)
+        records = (files.read_json(self.folders.model(row) / RECORD) for row in tuned)
         return {name for record in records for name in record["history"]["chosen_by"]}
 
     @cached_property
@@ -140,18 +140,18 @@ class Candidate:
         precision = "unquantised" if self.which == "full" else "nf4"
         parts = [precision, compute_dtype(self.settings.DTYPE), self.settings.ATTENTION, base]
         if row not in (*UNTOUCHED, "base_bf16"):
-            parts.append(list(receipts.fingerprints(self.folders.model(row)).values()))
-        return files.sha256_of([*parts, receipts.code_of(*CODE)])
+            parts.append(list(fingerprint.fingerprints(self.folders.model(row)).values()))
+        return files.sha256_of([*parts, fingerprint.code_of(*CODE)])
 
 
-def candidate(session: Session) -> Candidate:
+def candidate(run: Run) -> Candidate:
     """The candidate this notebook examines (its parameter WHICH)."""
-    tokenizer = models.load_tokenizer(base_model(session.settings.MODEL_NAME))
+    tokenizer = models.load_tokenizer(base_model(run.settings.MODEL_NAME))
     absent = ""
-    if session.settings.WHICH == "full":
-        receipt = receipts.read(stage_of(6), session.folders)
+    if run.settings.WHICH == "full":
+        receipt = read_receipt(stage_of(6), run.folders)
         absent = receipt["reason"] if receipt["status"] == "skipped" else ""
-    return Candidate(session.settings.WHICH, session.settings, session.folders, tokenizer, absent)
+    return Candidate(run.settings.WHICH, run.settings, run.folders, tokenizer, absent)
 
 
 def answer(candidate: Candidate, questions: list[dict]) -> list[dict]:
@@ -256,16 +256,16 @@ def given_to(candidate: Candidate, row: str, items: list[dict]) -> list[dict]:
     return [item | {"context": before(item["context"]) + item["context"]} for item in asked]
 
 
-def evidence(session: Session) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+def evidence(run: Run) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     """({row: answers}, {row: measurements}) of every model that was examined in this run.
 
     What a skipped stage left behind in an earlier run does not count. What a reasoning model answered with its
     thoughts open is a row of its own, "<row>_thinking". Raises CourseError where a stage was run with other controls
     or seeds than this one: a control must not vanish between the two.
     """
-    folders, settings, results, items = session.folders, session.settings, {}, {}
+    folders, settings, results, items = run.folders, run.settings, {}, {}
     for number, which in EXAMS.items():
-        receipt = receipts.read(stage_of(number), folders)
+        receipt = read_receipt(stage_of(number), folders)
         if receipt["status"] != "done":
             continue
         require_same(receipt, settings)

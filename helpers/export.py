@@ -15,16 +15,16 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 
-from helpers import files, held_out, merging, model_cards, questions, receipts, settings, weights
+from helpers import files, held_out, merging, model_cards, questions, settings, weights
+from helpers.course import stage_of
 from helpers.errors import CourseError
 from helpers.labels import BASE_OF
 from helpers.papers import read_papers
-from helpers.paths import BENCHMARK, ROOT, Folders, base_model, relative
+from helpers.paths import BENCHMARK, RECORD, ROOT, Folders, base_model, relative
 from helpers.record import passages_of, without
+from helpers.run import read_receipt
 from helpers.runner import Stopped, stoppable, the_only_runner
 from helpers.settings import Settings
-from helpers.stages import stage_of
-from helpers.trained import RECORD
 
 BEHIND = {"qlora": (2, 3, 4, 5, 8), "full": (3, 6, 7, 8)}  # the stages behind a model, each after what it reads
 KINDS = (".safetensors", ".json", ".jsonl", ".jinja", ".txt", ".md")
@@ -151,7 +151,7 @@ def require_evidence(row: str, folders: Folders) -> list[Path]:
     """
     made: dict[str, str] = {}
     for stage in map(stage_of, BEHIND[row]):
-        receipt = receipts.read(stage, folders)
+        receipt = read_receipt(stage, folders)
         if receipt is None:
             raise CourseError(
                 f"{stage.name} has not finished, so {row} cannot be shared",

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Iterable
 
 from helpers import declaration, order, session, trainable, tuning
+from helpers.course import stage_of
 from helpers.errors import CourseError
 from helpers.ranks import Ranks
-from helpers.stages import stage_of
+from helpers.stages import parameters_of
 
 METHODS = {(4,): "qlora", (6,): "full"}
 
@@ -38,7 +39,7 @@ def train(words: Iterable[str]) -> None:
     os.environ.update(asked.values)
     os.environ["COURSE_FORCE"] = str(int(bool(asked.forced)))
     stage = stage_of(asked.stages[0])
-    job = tuning.prepare(session.begin(stage.name, stage.parameters()), METHODS[asked.stages])
+    job = tuning.prepare(session.begin(stage.name, parameters_of(stage)).run, METHODS[asked.stages])
     if job.declined:
         raise CourseError(
             job.declined,
@@ -48,9 +49,9 @@ def train(words: Iterable[str]) -> None:
     if stage.number == 6:
         model = tuning.load_trainable(job)
     else:
-        knobs = job.session.settings
+        knobs = job.run.settings
         model = trainable.add_adapter(tuning.load_frozen(job), trainable.adapter_config(knobs), knobs.SEED)
-    tuning.train(job, model, declared=declaration.of_run(job.session, tuning.to_read(job))["hash"])
+    tuning.train(job, model, declared=declaration.of_run(job.run, tuning.to_read(job))["hash"])
     ranks.part()
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers import answers, chat, likelihood, models
+from helpers import chat, generation, likelihood, models
 from helpers.hardware import compute_dtype, device
 
 DTYPE = "float16"  # of the merged weights; its 11 bits hold the sum, the 8 of bfloat16 lose part of what was learnt
@@ -72,7 +72,7 @@ def ask(
     most: int,
 ) -> Said:
     """Greedy answers of `most` tokens at most, and how probable the model finds each token of the texts."""
-    said = [answer["response"] for answer in answers.generate(model, tokenizer, list(questions), most)]
+    said = [answer["response"] for answer in generation.generate(model, tokenizer, list(questions), most)]
     return Said(said, torch.cat([chances(model, tokenizer, text) for text in texts]))
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from helpers import files, labels, lessons, results
-from helpers.paths import Folders
+from helpers.paths import RECORD, Folders
 from helpers.redaction import in_markdown
-from helpers.trained import RECORD
 
 ROWS = {"qlora": ("peft", "adapter"), "full": ("transformers", "finetune")}  # library, relation to the base model
 FOUR_BIT = """import torch

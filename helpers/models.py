@@ -17,8 +17,7 @@ from transformers.utils import logging
 from helpers import architectures, chat, files, hardware
 from helpers.errors import CourseError
 from helpers.hardware import available_memory, compute_dtype, device
-from helpers.paths import relative
-from helpers.trained import RECORD
+from helpers.paths import RECORD, relative
 from helpers.weights import MANIFEST
 
 ADAPTER = "adapter_model.safetensors"

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from helpers import settings
+from helpers.course import STAGES
 from helpers.errors import CourseError
 from helpers.settings import NAMES, Settings
-from helpers.stages import STAGES
+from helpers.stages import parameters_of
 
 OURS = ("STAGES", "FORCE")  # what the command line takes besides settings
 ALL = tuple(stage.number for stage in STAGES)
@@ -87,7 +88,7 @@ def resolve(order: Order) -> dict[int, Settings]:
     """
     resolved = {}
     for stage in STAGES:
-        literals = stage.parameters()
+        literals = parameters_of(stage)
         typed = {name: value for name, value in order.values.items() if name in literals and value}
         resolved[stage.number], _ = settings.load({**literals, **typed}, command_line=order.values)
     if len(runs := {s.RUN for s in resolved.values()}) > 1:

@@ -15,11 +15,11 @@ from traitlets.config import Config
 
 from helpers import answerable, declaration, harvest, labels, outcomes, results
 from helpers.alt_texts import alt_text
+from helpers.course import STAGES, Stage
 from helpers.files import write_text
 from helpers.paths import NOTEBOOKS, Folders
 from helpers.progress import clock
 from helpers.redaction import visible
-from helpers.stages import STAGES, Stage
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined

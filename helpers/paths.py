@@ -13,6 +13,9 @@ RAW = ROOT / "data" / "raw"
 BASE_MODELS = ROOT / "models" / "base"
 
 
+RECORD = "training.json"  # what a trained model's folder says of its training
+
+
 @dataclass(frozen=True)
 class Folders:
     """What the stages of one run write to; `run` is "" for the unnamed run.
@@ -118,6 +121,11 @@ class Folders:
 def base_model(name: str) -> Path:
     """The folder of a base model: its Hugging Face id with the slash replaced, as the Hub's cache does."""
     return BASE_MODELS / name.replace("/", "--")
+
+
+def topic_file(topic: str) -> Path:
+    """A topic's file: a path, or a name in data/topics."""
+    return ROOT / topic if topic.endswith(".json") else TOPICS / f"{topic}.json"
 
 
 def relative(path: Path) -> str:

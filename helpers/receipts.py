@@ -1,21 +1,19 @@
 """Receipts: what a finished stage was made from and what it left, by content and never by date."""
 
-import ast
 import os
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from importlib import metadata
-from pathlib import Path
-
-from IPython.core.inputtransformer2 import TransformerManager
 
 from helpers import files
-from helpers.paths import ROOT, Folders, relative
+from helpers.course import STAGES, Stage
+from helpers.fingerprint import code_of, fingerprints, plain
+from helpers.paths import ROOT, Folders
+from helpers.run import read_receipt
 from helpers.settings import Settings, jsonable
-from helpers.stages import STAGES, UNKEYED, Stage, artefact, code_cells
+from helpers.stages import ROOMS, UNKEYED, artefact, code_cells, inputs_of, knobs_of, outputs_of
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "papermill", "biopython", "arxiv")
 
@@ -30,19 +28,19 @@ class State:
 
 def key(stage: Stage, settings: Settings, folders: Folders) -> dict[str, object]:
     """What a stage's result depends on: its resolved settings, the bytes it reads and the code it runs."""
-    names = [name for name in stage.knobs() if name not in UNKEYED]
-    paths = [artefact(name, settings, folders) for name in stage.reads(settings)]
+    names = [name for name in knobs_of(stage) if name not in UNKEYED]
+    paths = [artefact(name, settings, folders) for name in inputs_of(stage, settings)]
     return {
         "settings": jsonable(settings, names),
         "inputs": merge(fingerprints(path) for path in paths if path is not None),
         "needs": {needed.name: outcome(needed, folders) for needed in STAGES if needed.number in stage.needs},
-        "code": notebook_code(stage.notebook),
+        "code": notebook_code(stage),
     }
 
 
 def outcome(stage: Stage, folders: Folders) -> str:
     """ "done", "skipped" with its reason, or "" for a stage that has not finished: another stage may depend on it."""
-    receipt = read(stage, folders) or {"status": "", "reason": ""}
+    receipt = read_receipt(stage, folders) or {"status": "", "reason": ""}
     return f"{receipt['status']} {receipt['reason']}".strip()
 
 
@@ -62,7 +60,7 @@ def write(
     `key` is the one the stage began with: what was changed while it ran, it has not seen.
     `facts` are what the stage wants remembered (counts, metrics, route …), as JSON values.
     """
-    left = stage.leaves(settings) if status == "done" else ()
+    left = outputs_of(stage, settings) if status == "done" else ()
     outputs = merge(fingerprints(artefact(name, settings, folders)) for name in left)
     receipt = {
         "stage": stage.name,
@@ -83,29 +81,15 @@ def write(
     return receipt
 
 
-def read(stage: Stage, folders: Folders) -> dict | None:
-    """The receipt, or None if the stage has not finished."""
-    path = stage.receipt(folders)
-    return files.read_json(path) if path.exists() else None
-
-
-def all_of(folders: Folders) -> dict[str, dict]:
-    """{stage name: receipt} of every finished stage of a run."""
-    found = {stage.name: read(stage, folders) for stage in STAGES}
-    return {name: receipt for name, receipt in found.items() if receipt}
-
-
 def state(stage: Stage, settings: Settings, folders: Folders) -> State:
     """Whether the stage's receipt still describes what it would do now, and its outputs are intact."""
-    receipt = read(stage, folders)
+    receipt = read_receipt(stage, folders)
     if receipt is None:
         return State(False, "not run yet")
     now = key(stage, settings, folders)
-    for part, word in (("settings", "setting"), ("inputs", "input"), ("needs", "outcome")):
+    for part, word in (("settings", "setting"), ("inputs", "input"), ("needs", "outcome"), ("code", "code")):
         if changed := differences(receipt["key"].get(part, {}), now[part]):
             return State(False, f"{word} changed: {', '.join(changed[:3])}")
-    if receipt["key"]["code"] != now["code"]:
-        return State(False, "code changed")
     return outputs_intact(receipt)
 
 
@@ -126,86 +110,12 @@ def merge(parts: Iterable[dict]) -> dict:
     return {name: value for part in parts for name, value in part.items()}
 
 
-def fingerprints(path: Path) -> dict[str, str]:
-    """{relative name: sha256} of `path`, or of every file below it; {} if it does not exist.
-
-    A file is hashed again only if it was written to since this process last did.
-    """
-    path = Path(path)
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    hashes = {}
-    for file in found:
-        status = file.stat()
-        hashes[relative(file)] = hash_once(file, status.st_size, status.st_mtime_ns, status.st_ino)
-    return hashes
-
-
-@cache
-def hash_once(file: Path, *_status: int) -> str:
-    return files.sha256(file)
-
-
-def notebook_code(notebook: Path) -> str:
-    """Hash of a notebook's code cells and of every helper they reach, comments and docstrings left out.
+def notebook_code(stage: Stage) -> dict[str, str]:
+    """Hashes of the notebook's code cells and of every room its result depends on; comments and layout left out.
 
     The parameters cell counts through the settings, the setup cell only finds the repository.
     """
-    sources = [source for tags, source in code_cells(notebook) if not {"parameters", "setup"} & set(tags)]
-    trees = [plain(source) for source in sources]
-    modules = closure(module for source in sources for module in imported_helpers(source))
-    return files.sha256_of([trees, {name: module_code(name) for name in modules}])
-
-
-def code_of(*modules: str) -> str:
-    """Hash of the named helper modules and of all that they import."""
-    return files.sha256_of({name: module_code(name) for name in closure(modules)})
-
-
-def closure(modules: Iterable[str]) -> list[str]:
-    """The named helper modules and all helper modules they import, sorted."""
-    reached, waiting = set(), list(modules)
-    while waiting:
-        name = waiting.pop()
-        if name not in reached:
-            reached.add(name)
-            waiting.extend(imported_helpers(module_path(name).read_text(encoding="utf-8")))
-    return sorted(reached)
-
-
-def module_path(name: str) -> Path:
-    return ROOT / "helpers" / f"{name}.py"
-
-
-def module_code(name: str) -> str:
-    return plain(module_path(name).read_text(encoding="utf-8"))
-
-
-def imported_helpers(source: str) -> set[str]:
-    """Names of the modules of `helpers` that a piece of Python imports anywhere."""
-    found = set()
-    for node in ast.walk(parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("helpers.")}
-        elif isinstance(node, ast.ImportFrom) and node.module == "helpers":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("helpers."):
-            found.add(node.module.split(".")[1])
-    return {name for name in found if module_path(name).exists()}
-
-
-def plain(source: str) -> str:
-    """Python source without comments, layout and docstrings."""
-    tree = parse(source)
-    for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
-
-
-def parse(source: str) -> ast.Module:
-    """A syntax tree; in a cell, lines of IPython (%magic, !shell) become the calls that IPython makes of them."""
-    try:
-        return ast.parse(source)
-    except SyntaxError:
-        return ast.parse(TransformerManager().transform_cell(source))
+    sources = [source for tags, source in code_cells(stage.notebook) if not {"parameters", "setup"} & set(tags)]
+    return {"notebook": files.sha256_of([plain(source) for source in sources])} | {
+        room: code_of(room) for room in ROOMS[stage.number]
+    }

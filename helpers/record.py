@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from helpers import files
+from helpers.course import STAGES
 from helpers.errors import CourseError
 from helpers.items import CHOICES
 from helpers.leaks import word_runs
@@ -13,7 +14,6 @@ from helpers.measures import INSTRUMENTS
 from helpers.papers import Paper, read_papers
 from helpers.paths import ROOT, Folders, relative
 from helpers.progress import clock
-from helpers.stages import STAGES
 from helpers.tables import number
 
 QUOTE = 12

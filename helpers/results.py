@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 
+from helpers.course import STAGES
 from helpers.labels import BASE_OF, INSTRUMENTS, ROLES, counted, figure, instrument, model, pair, plain, span, unit_of
 from helpers.progress import clock
-from helpers.stages import STAGES
 from helpers.tables import number
 from helpers.topics import Topic
 

@@ -16,13 +16,15 @@ from contextlib import contextmanager
 
 from helpers import artefacts, files, receipts
 from helpers.board import Board
+from helpers.course import STAGES, Stage
 from helpers.errors import CourseError
 from helpers.execution import Fault, execute
 from helpers.order import Order, read_order, resolve
 from helpers.paths import Folders, relative
 from helpers.progress import FILE_VARIABLE, clock
-from helpers.settings import SECRETS, Settings, jsonable
-from helpers.stages import AMBIENT, STAGES, Stage
+from helpers.run import read_receipt
+from helpers.settings import AMBIENT, SECRETS, Settings, jsonable
+from helpers.stages import parameters_of
 
 NOT_PASSED = 3  # the status of a control that ran and did not find what it taught
 SHOWN_LINES = 12  # of the cell that failed
@@ -116,7 +118,7 @@ def bring_up_to_date(
         if fault:
             board.change(stage.number, "failed")
             return ran, (stage, fault)
-        receipt = receipts.read(stage, folders)
+        receipt = read_receipt(stage, folders)
         left_out = f"left out: {receipt['reason']}" if receipt["status"] == "skipped" else ""
         board.change(stage.number, "done", left_out)
         ran += 1
@@ -169,13 +171,13 @@ def run_stage(stage: Stage, resolved: Settings, folders: Folders, order: Order, 
         leftover.unlink(missing_ok=True)
     if forced:
         stage.receipt(folders).unlink(missing_ok=True)
-    typed = [n for n in stage.parameters() if order.values.get(n) and n not in AMBIENT]
+    typed = [n for n in parameters_of(stage) if order.values.get(n) and n not in AMBIENT]
     parameters = jsonable(resolved, typed)
     secrets = [value.get_secret_value() for name in SECRETS if (value := getattr(resolved, name))]
     fault = execute(
         stage.notebook, parameters, folders.reports, secrets, lambda: unproven(stage, resolved, folders, token)
     )
-    if fault and (receipt := receipts.read(stage, folders)) and receipt["execution"] == token:
+    if fault and (receipt := read_receipt(stage, folders)) and receipt["execution"] == token:
         stage.receipt(folders).unlink()
     page = stage.page(folders).with_suffix(".failed.html" if fault else ".html")
     pages.render(page.with_suffix(".ipynb"), page, stage)
@@ -184,7 +186,7 @@ def run_stage(stage: Stage, resolved: Settings, folders: Folders, order: Order, 
 
 def unproven(stage: Stage, resolved: Settings, folders: Folders, token: str) -> Fault | None:
     """The fault of a notebook that ran to its end but left no receipt of this execution and these settings."""
-    receipt = receipts.read(stage, folders)
+    receipt = read_receipt(stage, folders)
     if receipt is None or receipt["execution"] != token:
         return Fault("", "the notebook ran to its end without a receipt\n→ its last cell must call session.finish()")
     now = receipts.key(stage, resolved, folders)["settings"]

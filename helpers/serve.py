@@ -19,14 +19,15 @@ from collections.abc import Collection, Iterable
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from helpers import api, files, lessons, models, papers, receipts, retrieval, settings, weights
+from helpers import api, files, lessons, models, papers, retrieval, settings, weights
+from helpers.course import stage_of
 from helpers.engine import DEADLINE, Engine
 from helpers.errors import CourseError
 from helpers.exam import Candidate
 from helpers.guard import PATIENCE, Guard
-from helpers.paths import Folders, base_model, relative
-from helpers.stages import TRAINS, stage_of
-from helpers.trained import RECORD
+from helpers.paths import RECORD, Folders, base_model, relative
+from helpers.run import read_receipt
+from helpers.stages import TRAINS
 
 SHORTEST_TOKEN = 16  # characters
 VISIBLE = rf"[!-~]{{{SHORTEST_TOKEN},}}"
@@ -212,7 +213,7 @@ def require_trained(resolved: settings.Settings, folders: Folders) -> None:
     if which == "base" or (folders.model(which) / RECORD).exists():
         return
     number = STAGE[which]
-    receipt = receipts.read(stage_of(number), folders)
+    receipt = read_receipt(stage_of(number), folders)
     reason = f": {receipt['reason']}" if receipt and receipt["reason"] else ""
     raise CourseError(
         f"there is no model in {relative(folders.model(which))}{reason}",
@@ -258,7 +259,7 @@ def origin(candidate: Candidate) -> tuple[api.Made, retrieval.Library | None]:
                 "the-adapter-is-not-the-saved-one",
             )
     data = candidate.settings.TRAINING_DATA or folders.training_data
-    receipt = receipts.read(stage, folders)
+    receipt = read_receipt(stage, folders)
     sha = receipt["key"]["inputs"].get(relative(data)) if receipt else None
     there = sha is not None and data.exists() and files.sha256(data) == sha
     library = library_of(candidate) if there else None

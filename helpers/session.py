@@ -3,19 +3,21 @@
 import os
 import time
 from collections.abc import Mapping
-from types import SimpleNamespace
 
 from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
 
 from helpers import artefacts, receipts, settings, tables
+from helpers.course import STAGES, Stage, stage_of
 from helpers.course_map import course_map
 from helpers.errors import CourseError
 from helpers.hardware import memory_peak
 from helpers.paths import Folders, base_model, relative
-from helpers.progress import report
-from helpers.stages import AMBIENT, STAGES, Stage, artefact, stage_of
+from helpers.progress import forced, report
+from helpers.run import Run, read_receipt
+from helpers.settings import AMBIENT
+from helpers.stages import FIXED_INPUTS, artefact, knobs_of, outputs_of
 
 
 class Session:
@@ -24,8 +26,9 @@ class Session:
     def __init__(self, stage: Stage, resolved: settings.Settings, origins: Mapping[str, str]):
         self.stage, self.resolved, self.origins = stage, resolved, origins
         self.folders = Folders(resolved.RUN)
-        self.knobs = stage.knobs()
-        self.settings = SimpleNamespace(**{name: getattr(resolved, name) for name in (*self.knobs, *AMBIENT)})
+        self.knobs = knobs_of(stage)
+        self.settings = resolved.readable_in((*self.knobs, *AMBIENT))
+        self.run = Run(stage, self.settings, self.folders, force=forced())
         self.started = time.monotonic()
         self.key = receipts.key(stage, resolved, self.folders)
         self.failed_commands: list[str] = []
@@ -57,7 +60,7 @@ class Session:
                 f"a shell command of this notebook failed: {'; '.join(self.failed_commands)}",
                 "mend it and run the notebook again",
             )
-        outputs = [artefact(name, self.resolved, self.folders) for name in self.stage.leaves(self.resolved)]
+        outputs = [artefact(name, self.resolved, self.folders) for name in outputs_of(self.stage, self.resolved)]
         missing = [relative(path) for path in outputs if not path.exists()]
         if missing and status == "done":
             raise CourseError(
@@ -89,7 +92,7 @@ def begin(name: str, cell_names: Mapping[str, object]) -> Session:
     not done.
     """
     stage = stage_of(name)
-    parameters = {n: v for n, v in cell_names.items() if n in stage.knobs() or settings.looks_like_one(n)}
+    parameters = {n: v for n, v in cell_names.items() if n in knobs_of(stage) or settings.looks_like_one(n)}
     if written := sorted(n for n in settings.SECRETS if parameters.get(n)):
         raise CourseError(
             f"{written[0]} stands in a cell of {name}, where reports would show it",
@@ -111,7 +114,7 @@ def require_needs(stage: Stage, resolved: settings.Settings, folders: Folders) -
     """Refuse to go on where a stage this one builds on has not finished, or its output was damaged since."""
     run = f" RUN={folders.run}" if folders.run else ""
     for needed in (s for s in STAGES if s.number in stage.needs):
-        receipt = receipts.read(needed, folders)
+        receipt = read_receipt(needed, folders)
         found = receipts.outputs_intact(receipt) if receipt else receipts.State(False, "it has not finished")
         if not found.done:
             raise CourseError(
@@ -120,7 +123,7 @@ def require_needs(stage: Stage, resolved: settings.Settings, folders: Folders) -
                 "a-stage-needs-another-one",
             )
 
-    if "base" in stage.inputs and not base_model(resolved.MODEL_NAME).exists():
+    if "base" in FIXED_INPUTS[stage.number] and not base_model(resolved.MODEL_NAME).exists():
         raise CourseError(
             f"MODEL_NAME={resolved.MODEL_NAME!r}: stage 1 has not fetched this model",
             f"make pipeline STAGES=1 MODEL_NAME={resolved.MODEL_NAME}{run}",

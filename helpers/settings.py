@@ -17,6 +17,7 @@ from pydantic import (
     AnyHttpUrl,
     Field,
     PlainSerializer,
+    PrivateAttr,
     SecretStr,
     StringConstraints,
     ValidationError,
@@ -29,6 +30,19 @@ from helpers.paths import ROOT, relative
 PROFILES_FILE = Path(__file__).with_name("profiles.toml")
 CHECKED_PREFIXES = ("QLORA_", "FULL_", "LORA_", "PAPERS_")
 SECRETS = ("HF_TOKEN", "NCBI_API_KEY", "NCBI_EMAIL", "JUDGE_API_KEY", "API_TOKEN")
+
+AMBIENT = (
+    "ENV_FILE",
+    "ARTEFACTS_DIR",
+    "NCBI_EMAIL",
+    "NCBI_API_KEY",
+    "HF_TOKEN",
+    "NCBI_EUTILS_BASE",
+    "ARXIV_API_BASE",
+    "HF_ENDPOINT",
+    "JUDGE_BASE_URL",
+    "JUDGE_API_KEY",
+)  # readable by every stage, never a notebook parameter, never part of a key
 
 Profile = Literal["auto", "smoke", "cpu", "t4", "gpu24", "gpu80"]
 Url = Annotated[str, AfterValidator(lambda url: str(AnyHttpUrl(url)).rstrip("/"))]
@@ -172,6 +186,24 @@ class Settings(BaseSettings):
     NCBI_EUTILS_BASE: Url = Field("https://eutils.ncbi.nlm.nih.gov/entrez/eutils", description="E-utilities address")
     ARXIV_API_BASE: Url = Field("https://export.arxiv.org/api/query", description="arXiv API address")
     HF_ENDPOINT: Url = Field("https://huggingface.co", description="Hugging Face Hub address")
+
+    _readable: frozenset[str] | None = PrivateAttr(None)
+
+    def __getattribute__(self, name: str) -> object:
+        """A setting. Raises CourseError for one that this stage does not declare (see `readable_in`)."""
+        value = super().__getattribute__(name)
+        if name.isupper() and (readable := super().__getattribute__("_readable")) and name not in readable:
+            raise CourseError(
+                f"this stage reads {name}, which its parameters cell does not declare",
+                f"add the line {name} = None to that cell",
+            )
+        return value
+
+    def readable_in(self, names: Iterable[str]) -> "Settings":
+        """The same settings, of which only these can be read: what a stage reads is part of its key."""
+        limited = self.model_copy()
+        limited._readable = frozenset(names)
+        return limited
 
     @classmethod
     def settings_customise_sources(

@@ -1,153 +1,85 @@
-"""The eight stages: what each needs, reads and leaves behind."""
+"""What each stage reads and leaves behind, and the parameters of its notebook."""
 
 import ast
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
 
 from helpers import arms
+from helpers.course import Stage, stage_of
 from helpers.errors import CourseError
-from helpers.paths import BENCHMARK, GENERAL, NOTEBOOKS, ROOT, TOPICS, Folders, base_model
-from helpers.settings import SECRETS, Settings, check_names
+from helpers.paths import BENCHMARK, GENERAL, Folders, base_model, topic_file
+from helpers.settings import AMBIENT, SECRETS, Settings, check_names
 
-AMBIENT = (
-    "ENV_FILE",
-    "ARTEFACTS_DIR",
-    "NCBI_EMAIL",
-    "NCBI_API_KEY",
-    "HF_TOKEN",
-    "NCBI_EUTILS_BASE",
-    "ARXIV_API_BASE",
-    "HF_ENDPOINT",
-    "JUDGE_BASE_URL",
-    "JUDGE_API_KEY",
-)  # readable by every stage, never a notebook parameter, never part of a key
+ROOMS = {  # the code that a stage's result depends on: rooms of helpers, or single files in them
+    1: ("models",),
+    2: ("models", "evaluation", "grading"),
+    3: ("papers", "text", "dataset"),
+    4: ("models", "training"),
+    5: ("models", "evaluation", "grading"),
+    6: ("models", "training"),
+    7: ("models", "evaluation", "grading"),
+    8: ("evaluation", "grading", "report"),
+}
 UNKEYED = ("PROFILE", "RUN")  # they choose values and folders, which are keyed themselves
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One notebook: the stages it needs, the artefacts it reads and those it leaves behind in every run.
-
-    `reads` and `leaves` add those that depend on the settings; `artefact` turns a name into a path.
-    """
-
-    number: int
-    name: str
-    title: str
-    needs: tuple[int, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...] = ()
-
-    @property
-    def notebook(self) -> Path:
-        return NOTEBOOKS / f"{self.name}.ipynb"
-
-    def receipt(self, folders: Folders) -> Path:
-        return folders.receipts / f"{self.name}.json"
-
-    def page(self, folders: Folders) -> Path:
-        return folders.reports / f"{self.name}.html"
-
-    def parameters(self) -> dict[str, object]:
-        """The names and literal values of the notebook's parameters cell."""
-        return read_parameters(self.notebook)
-
-    def knobs(self) -> tuple[str, ...]:
-        """The settings this stage may read, and that its key is made of."""
-        return tuple(self.parameters())
-
-    def reads(self, settings: Settings) -> tuple[str, ...]:
-        """The names of all artefacts it reads under these settings."""
-        if self.number in TRAINS:
-            return (*self.inputs, *dict.fromkeys(arm.rows for arm in arms.trained(TRAINS[self.number], settings)))
-        if self.number in (5, 7):
-            return (*self.inputs, *models_of(EXAMS[self.number], settings))
-        if self.number == 8:
-            return (*self.inputs, *chain.from_iterable(STAGES[n - 1].leaves(settings) for n in EXAMS))
-        return self.inputs
-
-    def leaves(self, settings: Settings) -> tuple[str, ...]:
-        """The names of all artefacts it leaves behind under these settings."""
-        if self.number in TRAINS:
-            return models_of(TRAINS[self.number], settings)
-        if self.number in EXAMS:
-            which = EXAMS[self.number]
-            answers = (f"results_{row}" for row in arms.asked(which, settings))
-            return (*answers, *(f"items_{row}" for row in arms.measured(which, settings)))
-        return self.outputs
-
-
 TRAINS = {notebook: method for method, notebook in arms.METHODS.items()}
-EXAMS = {2: "base", 5: "qlora", 7: "full"}  # the WHICH of each notebook that asks
+EXAMS = arms.EXAMS
+FIXED_INPUTS = {  # the artefacts that a stage reads in every run
+    1: (),
+    2: ("base", "questions", "guard", "cloze"),
+    3: ("topic", "questions", "ids", "exclude", "archive"),
+    4: ("base", "replay", "guard", "held_out", "questions", "probes"),
+    5: ("base", "questions", "guard", "cloze", "held_out", "probes", "papers", "rows", "placebo_data"),
+    6: ("base", "replay", "guard", "held_out", "questions", "probes"),
+    7: ("base", "questions", "guard", "cloze", "held_out", "probes", "rows", "placebo_data"),
+    8: ("questions", "probes", "rows", "topic", "control"),
+}
+FIXED_OUTPUTS = {
+    1: ("base",),
+    3: ("papers", "dropped", "training_data", "placebo_data", "held_out", "probes"),
+    8: ("scores", "index", "cards"),
+}
+
+
+def parameters_of(stage: Stage) -> dict[str, object]:
+    """The names and literal values of the notebook's parameters cell."""
+    return read_parameters(stage.notebook)
+
+
+def knobs_of(stage: Stage) -> tuple[str, ...]:
+    """The settings this stage may read, and that its key is made of."""
+    return tuple(parameters_of(stage))
+
+
+def inputs_of(stage: Stage, settings: Settings) -> tuple[str, ...]:
+    """The names of all artefacts that a stage reads under these settings."""
+    fixed = FIXED_INPUTS[stage.number]
+    if stage.number in TRAINS:
+        return (*fixed, *dict.fromkeys(arm.rows for arm in arms.trained(TRAINS[stage.number], settings)))
+    if stage.number in (5, 7):
+        return (*fixed, *models_of(EXAMS[stage.number], settings))
+    if stage.number == 8:
+        return (*fixed, *chain.from_iterable(outputs_of(stage_of(n), settings) for n in EXAMS))
+    return fixed
+
+
+def outputs_of(stage: Stage, settings: Settings) -> tuple[str, ...]:
+    """The names of all artefacts that a stage leaves behind under these settings."""
+    if stage.number in TRAINS:
+        return models_of(TRAINS[stage.number], settings)
+    if stage.number in EXAMS:
+        which = EXAMS[stage.number]
+        answers = (f"results_{row}" for row in arms.asked(which, settings))
+        return (*answers, *(f"items_{row}" for row in arms.measured(which, settings)))
+    return FIXED_OUTPUTS[stage.number]
 
 
 def models_of(method: str, settings: Settings) -> tuple[str, ...]:
     return tuple(f"model_{arm.row}" for arm in arms.trained(method, settings))
-
-
-STAGES = (
-    Stage(1, "1_download_and_test", "Download and test the base model", (), (), ("base",)),
-    Stage(2, "2_baseline_test", "Ask the untouched model", (1,), ("base", "questions", "guard", "cloze")),
-    Stage(
-        3,
-        "3_download_papers",
-        "Papers from PubMed and arXiv",
-        (),
-        ("topic", "questions", "ids", "exclude", "archive"),
-        ("papers", "dropped", "training_data", "placebo_data", "held_out", "probes"),
-    ),
-    Stage(
-        4,
-        "4_qlora_finetune",
-        "QLoRA: train an adapter",
-        (1, 3),
-        ("base", "replay", "guard", "held_out", "questions", "probes"),
-    ),
-    Stage(
-        5,
-        "5_test_qlora",
-        "Ask the adapter",
-        (1, 3, 4),
-        ("base", "questions", "guard", "cloze", "held_out", "probes", "papers", "rows", "placebo_data"),
-    ),
-    Stage(
-        6,
-        "6_full_finetune",
-        "Full fine-tuning: train every weight",
-        (1, 3),
-        ("base", "replay", "guard", "held_out", "questions", "probes"),
-    ),
-    Stage(
-        7,
-        "7_test_full_model",
-        "Ask the fully tuned model",
-        (1, 3, 6),
-        ("base", "questions", "guard", "cloze", "held_out", "probes", "rows", "placebo_data"),
-    ),
-    Stage(
-        8,
-        "8_score_results",
-        "Score, compare, conclude",
-        (2, 3, 5, 7),
-        ("questions", "probes", "rows", "topic", "control"),
-        ("scores", "index", "cards"),
-    ),
-)
-
-
-def stage_of(name_or_number: str | int) -> Stage:
-    """The stage with this number or notebook name.
-
-    Raises CourseError for anything else.
-    """
-    for stage in STAGES:
-        if str(name_or_number) in (str(stage.number), stage.name):
-            return stage
-    raise CourseError(f"{name_or_number!r} is no stage", f"stages are {', '.join(s.name for s in STAGES)}")
 
 
 def artefact(name: str, settings: Settings, folders: Folders) -> Path | None:
@@ -170,11 +102,6 @@ def artefact(name: str, settings: Settings, folders: Folders) -> Path | None:
         "control": folders.control,
     }
     return places[name] if name in places else getattr(folders, name)
-
-
-def topic_file(topic: str) -> Path:
-    """A topic's file: a path, or a name in data/topics."""
-    return ROOT / topic if topic.endswith(".json") else TOPICS / f"{topic}.json"
 
 
 @cache

@@ -19,7 +19,7 @@ from datasets import Dataset
 from peft import LoraConfig, set_peft_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers import answers, chat, examples, likelihood, models, stock, trainable, training, weights
+from helpers import chat, examples, generation, likelihood, models, stock, trainable, training, weights
 from helpers.hardware import device, memory_peak
 from helpers.paths import base_model
 from helpers.recipes import Recipe, plan_updates, recipe
@@ -199,7 +199,7 @@ def batched(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> stock
     """Our way to answer: all questions together. What is returned gives the number of tokens."""
 
     def generate(questions: list[str], most: int) -> int:
-        given = answers.generate(model, tokenizer, questions, most)
+        given = generation.generate(model, tokenizer, questions, most)
         return sum(a["tokens"] + (a["finish_reason"] == "stop") for a in given)
 
     return generate

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from helpers.errors import CourseError
 from helpers.papers import Paper
-from helpers.paths import TOPICS, relative
-from helpers.stages import topic_file
+from helpers.paths import TOPICS, relative, topic_file
 
 TITLE_WEIGHT = 6
 RELATED_WEIGHT = 4

@@ -8,8 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import chat, files
 from helpers.errors import CourseError
-
-RECORD = "training.json"
+from helpers.paths import RECORD
 
 
 @dataclass

@@ -15,11 +15,11 @@ from helpers import (
     chat,
     examples,
     files,
+    fingerprint,
     general,
     held_out,
     models,
     planner,
-    receipts,
     recipes,
     rows,
     speed,
@@ -30,7 +30,7 @@ from helpers import (
 )
 from helpers.errors import CourseError
 from helpers.paths import base_model, relative
-from helpers.session import Session
+from helpers.run import Run
 
 CODE = (
     "attention",
@@ -53,7 +53,7 @@ WATCHED_SHARE = 0.03  # of the token budget: the held-out rows, and the general 
 class Tuning:
     """What a fine-tuning starts from, and whether it is to happen at all (`declined` says why not)."""
 
-    session: Session
+    run: Run
     arm: arms.Arm
     recipe: recipes.Recipe
     tokenizer: PreTrainedTokenizerBase
@@ -64,11 +64,11 @@ class Tuning:
 
     @property
     def base(self) -> Path:
-        return base_model(self.session.settings.MODEL_NAME)
+        return base_model(self.run.settings.MODEL_NAME)
 
     @property
     def out(self) -> Path:
-        return self.session.folders.model(self.arm.row)
+        return self.run.folders.model(self.arm.row)
 
     @property
     def examples(self) -> Dataset:
@@ -88,14 +88,14 @@ class Tuning:
         return [{"view": views[n], "disease": diseases[n], "tokens": sizes[n]} for n in read]
 
 
-def prepare(session: Session, method: str) -> Tuning:
+def prepare(run: Run, method: str) -> Tuning:
     """Rows, held-out rows, recipe and memory plan of a training by `method` (qlora or full).
 
     Raises CourseError for rows of held-out papers, where nothing is left to read, and where QLoRA does not fit.
     """
-    made = of_arm(session, arms.trained(method, session.settings)[0], recipes.recipe(session.settings, method))
+    made = of_arm(run, arms.trained(method, run.settings)[0], recipes.recipe(run.settings, method))
     if method == "full":
-        return replace(made, declined=why_not(session.settings.FULL_FINETUNE, made.plan))
+        return replace(made, declined=why_not(run.settings.FULL_FINETUNE, made.plan))
     planner.require(made.plan, "QLoRA")
     return made
 
@@ -110,19 +110,19 @@ def to_read(tuning: Tuning) -> list[dict]:
 
 def others(tuning: Tuning, history: training.History) -> list[Tuning]:
     """The same training again: the placebo, which reads as many tokens of papers of other fields, and other seeds."""
-    session, recipe = tuning.session, tuning.recipe
+    run, recipe = tuning.run, tuning.recipe
     made = []
-    for arm in arms.trained(recipe.method, session.settings)[1:] if history.updates else ():
+    for arm in arms.trained(recipe.method, run.settings)[1:] if history.updates else ():
         again = replace(recipe, seed=arm.seed)
         if arm.row == arms.PLACEBO:  # as many tokens as were read, which early stopping may have ended
             again = replace(again, token_budget=history.tokens, epochs=MANY, early_stopping="off")
-        made.append(of_arm(session, arm, again))
+        made.append(of_arm(run, arm, again))
     return made
 
 
-def of_arm(session: Session, arm: arms.Arm, recipe: recipes.Recipe) -> Tuning:
+def of_arm(run: Run, arm: arms.Arm, recipe: recipes.Recipe) -> Tuning:
     """What one arm of the experiment starts from."""
-    settings, folders = session.settings, session.folders
+    settings, folders = run.settings, run.folders
     tokenizer = models.load_tokenizer(base_model(settings.MODEL_NAME))
     own = settings.TRAINING_DATA if arm.rows == "rows" else None
     data = folders.placebo_data if arm.rows == "placebo_data" else folders.training_data
@@ -148,7 +148,7 @@ def of_arm(session: Session, arm: arms.Arm, recipe: recipes.Recipe) -> Tuning:
             "raise MAX_SEQ_LENGTH",
             "rows-are-too-long",
         )
-    return Tuning(session, arm, recipe, tokenizer, training_rows, reading, foresee(settings, recipe, reading))
+    return Tuning(run, arm, recipe, tokenizer, training_rows, reading, foresee(settings, recipe, reading))
 
 
 def foresee(settings: SimpleNamespace, recipe: recipes.Recipe, reading: training.Reading) -> planner.Plan:
@@ -213,12 +213,12 @@ def why_not(wanted: str, plan: planner.Plan) -> str:
 
 def load_frozen(tuning: Tuning) -> PreTrainedModel:
     """The base in 4 bits."""
-    return trainable.frozen(tuning.base, tuning.session.settings, tuning.recipe.dtype)
+    return trainable.frozen(tuning.base, tuning.run.settings, tuning.recipe.dtype)
 
 
 def load_trainable(tuning: Tuning) -> PreTrainedModel:
     """The base in float32, every weight trainable."""
-    return trainable.every_weight(tuning.base, tuning.session.settings, tuning.recipe.dtype)
+    return trainable.every_weight(tuning.base, tuning.run.settings, tuning.recipe.dtype)
 
 
 def train(
@@ -230,10 +230,10 @@ def train(
     """Train `model` (None if declined) and save it; what happened. `declared`: hash of what counts as success."""
     if model is None:
         return training.History()
-    manifest = weights.read_manifest(tuning.session.settings.MODEL_NAME)
-    knobs = (tuning.session.settings.ATTENTION, adapter_shape(model))
+    manifest = weights.read_manifest(tuning.run.settings.MODEL_NAME)
+    knobs = (tuning.run.settings.ATTENTION, adapter_shape(model))
     looked_at = [list(tuning.reading.held_out["text"]), list(tuning.reading.guard["text"])]
-    parts = [manifest["files"], tuning.rows, *looked_at, *knobs, receipts.code_of(*CODE)]
+    parts = [manifest["files"], tuning.rows, *looked_at, *knobs, fingerprint.code_of(*CODE)]
     history = training.fit(
         model,
         tuning.reading,
@@ -242,11 +242,11 @@ def train(
         identity=files.sha256_of(parts),
         base={name: manifest[name] for name in ("id", "source", "revision", "licence")},
         out=tuning.out,
-        work=tuning.session.folders.models / "work" / tuning.arm.row,
+        work=tuning.run.folders.models / "work" / tuning.arm.row,
         show=show,
         declared=declared,
     )
-    speed.remember(tuning.session.settings.MODEL_NAME, tuning.recipe, history.tokens, history.seconds)
+    speed.remember(tuning.run.settings.MODEL_NAME, tuning.recipe, history.tokens, history.seconds)
     return history
 
 
@@ -293,7 +293,7 @@ def reloaded_loss(tuning: Tuning) -> float:
     if tuning.recipe.method == "qlora":
         model = models.load_adapter(load_frozen(tuning), tuning.out)
     else:
-        model = trainable.every_weight(tuning.out, tuning.session.settings, tuning.recipe.dtype)
+        model = trainable.every_weight(tuning.out, tuning.run.settings, tuning.recipe.dtype)
     return updates.evaluate(model, tuning.reading.held_out, tuning.recipe)
 
 

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 import ipywidgets
 from IPython.display import HTML
 
-from helpers import files, harvest, labels, receipts, tables
+from helpers import files, harvest, labels, tables
+from helpers.course import stage_of
 from helpers.errors import CourseError
 from helpers.papers import Paper
 from helpers.results import answered
-from helpers.stages import stage_of
+from helpers.run import read_receipt
 
 if TYPE_CHECKING:
     from helpers.exam import Candidate
-    from helpers.session import Session
+    from helpers.run import Run
     from helpers.settings import Settings
 
 LONGEST = 2000  # characters of a question: some 500 tokens of English, which any model can read
@@ -44,40 +45,40 @@ def question_box(candidate: "Candidate", max_new_tokens: int = 120) -> ipywidget
     return box("your question", "Ask", ask, "ask this model a question of your own", lambda: last_asked(given))
 
 
-def ask_all(session: "Session", max_new_tokens: int = 120) -> ipywidgets.VBox | HTML:
+def ask_all(run: "Run", max_new_tokens: int = 120) -> ipywidgets.VBox | HTML:
     """A box whose question goes to the 4-bit base, the adapter and the full model; answers stand side by side.
 
     Models are loaded at the first question; the adapter lies on the same base in memory. One that was skipped is left
     out. Under the runner the three answers to a question of this run stand there instead.
     """
-    done = {row: receipts.read(stage_of(number), session.folders) for row, number in TRIED.items()}
+    done = {row: read_receipt(stage_of(number), run.folders) for row, number in TRIED.items()}
     there = [row for row, receipt in done.items() if receipt and receipt["status"] == "done"]
     candidates = {}  # by notebook: the base and the adapter are one candidate, with one model
 
     def ask(question: str) -> HTML:
         for row in there:
-            candidates[TRIED[row]] = candidates.get(TRIED[row]) or examined(done[row], session)
+            candidates[TRIED[row]] = candidates.get(TRIED[row]) or examined(done[row], run)
         said = {row: reply(candidates[TRIED[row]], row, question, max_new_tokens) for row in there}
         return HTML(side_by_side(question, said))
 
     def saved() -> str:
-        return last_asked({row: files.read_json(session.folders.results(row)) for row in there})
+        return last_asked({row: files.read_json(run.folders.results(row)) for row in there})
 
     return box("your question", "Ask all", ask, "ask these models a question of your own", saved)
 
 
-def examined(receipt: Mapping, session: "Session") -> "Candidate":
+def examined(receipt: Mapping, run: "Run") -> "Candidate":
     """Who sat the exam behind a receipt, made of the settings it was run with."""
     from helpers import exam, models
     from helpers.paths import base_model
 
     then = SimpleNamespace(**receipt["key"]["settings"])
-    return exam.Candidate(then.WHICH, then, session.folders, models.load_tokenizer(base_model(then.MODEL_NAME)))
+    return exam.Candidate(then.WHICH, then, run.folders, models.load_tokenizer(base_model(then.MODEL_NAME)))
 
 
 def reply(candidate: "Candidate", row: str, question: str, max_new_tokens: int) -> str:
     """What `row` answers."""
-    from helpers.answers import generate  # notebook 3 has no model, and need not wait for torch
+    from helpers.generation import generate  # notebook 3 has no model, and need not wait for torch
 
     with candidate.sitting(row) as model:
         (said,) = generate(model, candidate.tokenizer, [question], max_new_tokens)

@@ -14,12 +14,12 @@ from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import chat, files, likelihood
+from helpers.arms import CONTROL_GROUPS
 from helpers.items import right
 from helpers.rows import as_text
 
 SEED = 7
 TOKENS_PER_BATCH = 1024
-GROUPS = ("taught", "read")
 NAMES = (
     *("Aldebrix", "Borvane", "Cuthrel", "Dovrink", "Eskwold", "Fimbarr", "Gorlust", "Hexbury"),
     *("Ingvork", "Jarvold", "Kestrop", "Lombrusk", "Mirgath", "Nuvelk", "Orsquil", "Pendrax"),
@@ -192,7 +192,7 @@ def describe(facts: list[Fact]) -> dict:
         "syndromes": len({fact.syndrome for fact in facts}),
         "attributes": list(OPTIONS),
         "options": len(OPTIONS["antibody"]),
-        "facts": {group: sum(fact.group == group for fact in facts) for group in GROUPS},
+        "facts": {group: sum(fact.group == group for fact in facts) for group in CONTROL_GROUPS},
         "profile_wordings": WORDINGS,
         "question_wordings": len(QUESTIONS["antibody"]),
         "test_wordings": len(ASKED["antibody"]),
@@ -226,7 +226,7 @@ def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: lis
 def rates(items: list[dict], hits: list[bool]) -> dict[str, dict[str, float]]:
     """{"taught" and "read": {"accuracy", "n", "low", "high"}}, with Wilson's 95 % interval."""
     found = {}
-    for group in GROUPS:
+    for group in CONTROL_GROUPS:
         answers = [hit for item, hit in zip(items, hits, strict=True) if item["group"] == group]
         interval = binomtest(sum(answers), len(answers)).proportion_ci(method="wilson")
         low, high = map(float, interval)

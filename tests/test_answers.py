@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from helpers import answers, chat, decoding, files, models
+from helpers import answers, chat, decoding, files, generation, models
 
 QUESTIONS = [
     {"id": n, "category": "lupus", "difficulty": "easy", "question": f"Why is TNF-α {'so ' * (2 * n % 5)}raised? {n}"}
@@ -29,7 +29,7 @@ def ten_together(monkeypatch):
 @pytest.fixture
 def asked(monkeypatch):
     """The prompts that `generate` was given, batch by batch."""
-    batches, generate = [], answers.generate
+    batches, generate = [], generation.generate
 
     def counted(model, tokenizer, prompts, *rest, **how):
         batches.append(prompts)
@@ -49,8 +49,8 @@ def said(rows):
 
 def test_a_batch_is_answered_as_one_at_a_time(speaker):
     prompts = [q["question"] for q in QUESTIONS[:6]]
-    together = answers.generate(*speaker, prompts, 12)
-    assert together == [answers.generate(*speaker, [prompt], 12)[0] for prompt in prompts]
+    together = generation.generate(*speaker, prompts, 12)
+    assert together == [generation.generate(*speaker, [prompt], 12)[0] for prompt in prompts]
     assert len({answer["response"] for answer in together}) > 1, "they are different answers"
     assert all(answer["finish_reason"] == "length" and answer["tokens"] == 12 for answer in together)
 
@@ -66,17 +66,17 @@ def most_likely(speaker, prompt, n):
 
 def test_greedy_is_the_likeliest_token_each_time(speaker):
     expected = speaker[1].decode(most_likely(speaker, "Is it lupus?", 6)).strip()
-    assert answers.generate(*speaker, ["Is it lupus?"], 6)[0]["response"] == expected
+    assert generation.generate(*speaker, ["Is it lupus?"], 6)[0]["response"] == expected
 
 
 def test_an_answer_stops_where_the_model_ends_it(speaker, monkeypatch):
     first, second, third = most_likely(speaker, "Is it lupus?", 3)
     assert third not in (first, second)
     monkeypatch.setattr(chat, "ends", lambda *_: [2, third])
-    ended, other = answers.generate(*speaker, ["Is it lupus?", "Why?"], 8)
+    ended, other = generation.generate(*speaker, ["Is it lupus?", "Why?"], 8)
     assert (ended["finish_reason"], ended["tokens"]) == ("stop", 2)
     assert ended["response"] == speaker[1].decode([first, second]).strip()
-    assert other == answers.generate(*speaker, ["Why?"], 8)[0], "the one beside it is not cut"
+    assert other == generation.generate(*speaker, ["Why?"], 8)[0], "the one beside it is not cut"
 
 
 def reference(model, prompts, most, ends):
@@ -140,19 +140,19 @@ def test_samples_are_drawn_alike_in_any_company(speaker, monkeypatch):
     read, known = [], decoding.read
     monkeypatch.setattr(decoding, "read", lambda model, prompts: read.append(len(prompts)) or known(model, prompts))
     prompts = [q["question"] for q in QUESTIONS[:5]]
-    together = answers.generate(*speaker, prompts, 12, samples=3)
+    together = generation.generate(*speaker, prompts, 12, samples=3)
     assert read == [5], "every prompt is read once"
-    alone = [answers.generate(*speaker, [prompt], 12, samples=3)[0] for prompt in reversed(prompts)]
+    alone = [generation.generate(*speaker, [prompt], 12, samples=3)[0] for prompt in reversed(prompts)]
     assert together == alone[::-1]
     assert together == [
         {**plain, "samples": said["samples"]}
-        for plain, said in zip(answers.generate(*speaker, prompts, 12), together, strict=True)
+        for plain, said in zip(generation.generate(*speaker, prompts, 12), together, strict=True)
     ]
-    fewer = answers.generate(*speaker, prompts[:1], 12, samples=1)
+    fewer = generation.generate(*speaker, prompts[:1], 12, samples=1)
     assert fewer[0]["samples"] == together[0]["samples"][:1]
     assert len({sample["response"] for said in together for sample in said["samples"]}) == 15
-    assert answers.generate(*speaker, prompts, 12, samples=3, seed=1)[0]["samples"] != together[0]["samples"]
-    careful = answers.generate(*speaker, prompts[:1], 12, samples=2, top_p=1e-6)[0]
+    assert generation.generate(*speaker, prompts, 12, samples=3, seed=1)[0]["samples"] != together[0]["samples"]
+    careful = generation.generate(*speaker, prompts[:1], 12, samples=2, top_p=1e-6)[0]
     assert [sample["response"] for sample in careful["samples"]] == [careful["response"]] * 2
 
 
@@ -186,7 +186,7 @@ def test_how_an_answer_ended_is_told(speaker, text, ended, expected):
     tokenizer = speaker[1]
     ids = tokenizer(text, add_special_tokens=False).input_ids
     padded = [*ids, 2, 2, 2] if ended else ids
-    assert answers.finished(tokenizer, padded, [2]) == {**expected, "tokens": len(ids)}
+    assert generation.finished(tokenizer, padded, [2]) == {**expected, "tokens": len(ids)}
 
 
 def test_every_token_that_ends_an_answer_is_known(speaker, monkeypatch):
@@ -210,7 +210,7 @@ def test_every_batch_is_noted_before_the_next_and_not_asked_again(speaker, tmp_p
     notes = tmp_path / "notes.jsonl"
     undisturbed = ask(speaker, tmp_path / "other.jsonl")
     asked.clear()
-    generate = answers.generate
+    generate = generation.generate
 
     def killed_at_the_second(*args, **how):
         if asked:

@@ -11,7 +11,7 @@ import transformers
 from peft import LoraConfig
 from sweeps import times
 
-from helpers import answers, attention, chat, choices, examples, models, trainable, training, updates, weights
+from helpers import attention, chat, choices, examples, generation, models, trainable, training, updates, weights
 from helpers.errors import CourseError
 
 SHAPE = {
@@ -105,7 +105,7 @@ def test_it_learns_and_comes_back_and_answers(bases, tmp_path, name, tied, metho
     back = again(method, folder, tmp_path / "out")
     loss = updates.evaluate(back, rows.select(range(3)), recipe)
     assert loss == pytest.approx(history.held_out[-1]["loss"], rel=1e-4)
-    (answer,) = answers.generate(back, tokenizer, ["What does study 1 conclude?"], max_new_tokens=4)
+    (answer,) = generation.generate(back, tokenizer, ["What does study 1 conclude?"], max_new_tokens=4)
     assert 0 <= answer["tokens"] <= 4 and answer["finish_reason"] in ("stop", "length")
 
 

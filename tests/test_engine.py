@@ -6,7 +6,7 @@ import pytest
 import tiny
 from serving import Watched
 
-from helpers import answers, chat
+from helpers import chat, generation
 from helpers.engine import TOGETHER, WAITING, Busy, Job, fits
 
 QUESTIONS = ["What is lupus?", "α", "Which antibodies come first, and how long before?", "Why?", "Who is at risk?"]
@@ -54,7 +54,7 @@ def test_answers_are_those_of_the_exam(engine):
     for job in jobs:
         running.submit(job)
     for question, most, job in zip(QUESTIONS, mosts, jobs, strict=True):
-        alone = answers.generate(running.model, running.tokenizer, [question], most)[0]
+        alone = generation.generate(running.model, running.tokenizer, [question], most)[0]
         told = job.done.result(10)
         assert {name: told[name] for name in alone} == alone
         assert told["seconds"] > 0

@@ -13,8 +13,8 @@ import pytest
 import tiny
 
 from helpers import archive, chat, checkpoints, files, models, paths
-from helpers.answers import generate
 from helpers.errors import CourseError
+from helpers.generation import generate
 from helpers.paths import NOTEBOOKS, ROOT
 from helpers.receipts import parse
 from helpers.stages import code_cells

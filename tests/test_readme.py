@@ -120,10 +120,10 @@ def test_python_runs_on_what_the_notebooks_left(block):
 
 @pytest.mark.after_notebooks
 def test_the_notebooks_left_receipts_and_a_report():
-    from helpers import receipts
     from helpers.paths import Folders
+    from helpers.run import read_receipts
     from helpers.stages import STAGES
 
     folders = Folders("smoke")
-    assert set(receipts.all_of(folders)) == {stage.name for stage in STAGES}
+    assert set(read_receipts(folders)) == {stage.name for stage in STAGES}
     assert folders.index.exists() and folders.scores.exists()
