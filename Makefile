@@ -20,7 +20,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 pipeline: $(INSTALLED) ## run every notebook that is not done; then open reports/index.html
-	@$(PYTHON) -m helpers.runner $(GIVEN)
+	@$(PYTHON) -m helpers pipeline $(GIVEN)
 
 test: $(INSTALLED) ## lint, unit tests, all eight notebooks in profile smoke, the README's code
 	$(PYTHON) -m ruff check
@@ -35,16 +35,16 @@ test-full: $(INSTALLED) ## make test with the long sweeps: kills, faults, damage
 	SWEEP=full $(MAKE) test
 
 bench: $(INSTALLED) ## time our training, answers and probes against the usual recipes; then read reports/bench.json
-	@$(PYTHON) -m helpers.bench $(GIVEN)
+	@$(PYTHON) -m helpers bench $(GIVEN)
 
 control: $(INSTALLED) ## teach invented facts and ask for them in new words: does this pipeline teach at all? METHOD=full or qlora
-	@$(PYTHON) -m helpers.control $(GIVEN)
+	@$(PYTHON) -m helpers control $(GIVEN)
 
 serve: $(INSTALLED) ## answer questions over HTTP: WHICH=base, qlora or full, PORT=8000
-	@$(PYTHON) -m helpers.serve $(GIVEN)
+	@$(PYTHON) -m helpers serve $(GIVEN)
 
 export: $(INSTALLED) ## a folder ready to share: WHICH=qlora or full; MERGED=on adds the adapter merged into its base
-	@$(PYTHON) -m helpers.export $(GIVEN)
+	@$(PYTHON) -m helpers export $(GIVEN)
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	@$(PYTHON) -m jupyterlab notebooks/1_download_and_test.ipynb
@@ -53,7 +53,7 @@ lock: ## pin the newest packages that pyproject.toml allows in requirements.lock
 	@$(FIND_PYTHON) && $(WRITE_LOCK)
 
 check:
-	@$(PYTHON) -m helpers.dependencies check $(if $(filter test% bench,$(MAKECMDGOALS)),dev)
+	@$(PYTHON) helpers/pipeline/dependencies.py check $(if $(filter test% bench,$(MAKECMDGOALS)),dev)
 
 # The stamp is the lock that was installed, written last: an install that was interrupted is made good.
 .venv/stamp: always
@@ -83,7 +83,7 @@ endef
 # torch 2.13.0 is the one that was tested; the CUDA packages it brings differ by platform, and it pins them itself
 define WRITE_LOCK
 rm -rf .tmp-lock && $$python -m venv .tmp-lock && \
-$$python -m helpers.dependencies list dev > .tmp-lock/wanted && \
+$$python helpers/pipeline/dependencies.py list dev > .tmp-lock/wanted && \
 .tmp-lock/bin/python -m pip install -qq --disable-pip-version-check -r .tmp-lock/wanted torch==2.13.0 && \
 { echo '# Every package that make installs into .venv. Made from pyproject.toml by make lock.'; \
   .tmp-lock/bin/python -m pip freeze | grep -vE '^(nvidia|cuda|triton)' | sed -E 's/[+].*//'; } > .tmp-lock/new && \

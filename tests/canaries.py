@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from helpers.redaction import forms
+from helpers.core.redaction import spellings_of
 
 CANARIES = {
     "HF_TOKEN": "hf_canary+7Qz/31=token",
@@ -12,7 +12,7 @@ CANARIES = {
     "JUDGE_API_KEY": "sk-canary+4Wv/83=judge",
     "API_TOKEN": "api-canary+2Rt/64=token",
 }
-FORMS = tuple(form.encode() for secret in CANARIES.values() for form in forms(secret))
+FORMS = tuple(form.encode() for secret in CANARIES.values() for form in spellings_of(secret))
 
 
 def found_in(content: bytes | str) -> list[bytes]:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from helpers.settings import NAMES
+from helpers.core.settings import NAMES
 
 for name in (*NAMES, "STAGES", "FORCE", "METHOD", "REPEATS", *(n for n in os.environ if n.startswith("COURSE_"))):
     os.environ.pop(name, None)

@@ -4,14 +4,14 @@ import math
 
 import numpy as np
 
-from helpers import questions
-from helpers.paths import BENCHMARK
+from helpers.core.paths import BENCHMARK
+from helpers.grading import questions
 
 ROWS = ("base_4bit", "base_bf16", "base_rag", "base_aa", "qlora", "full", "placebo_qlora")
 CHOICES = {"recall": (40, 3), "transfer": (24, 2), "reading": (30, 1), "cloze": (200, 1)}  # clusters, items in each
 TEXTS = {"bits_per_byte": (30, 1.05), "general_bits": (20, 0.95)}  # texts, bits per byte
 NOT_SAT = {"base_aa": {*CHOICES, *TEXTS}, "base_rag": {"reading", "cloze", *TEXTS}}
-ASKED = questions.load(BENCHMARK / "questions.json")
+ASKED = questions.load_questions(BENCHMARK / "questions.json")
 
 
 def evidence(gain=0.0, rows=ROWS, papers=40, samples=4, seed=7):

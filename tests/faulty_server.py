@@ -20,8 +20,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from lxml import etree
 
-from helpers.archive import list_files
-from helpers.topics import Glance, load_topic
+from helpers.papers.pubmed_files import list_archive_files
+from helpers.papers.topic import Glance, load_topic
 from tests.faults import ALL, feed, send
 
 ATOM = "{http://www.w3.org/2005/Atom}"
@@ -186,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
 def read_records(path: Path, worth: Callable[[str], bool] = lambda text: True) -> dict[str, str]:
     """{PMID: XML} of the records in a PubMed file or folder whose text passes; the newest of each."""
     records = {}
-    for file in list_files(path):
+    for file in list_archive_files(path):
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
             tags = ("PubmedArticle", "PubmedBookArticle")
             for _, element in etree.iterparse(stream, tag=tags, resolve_entities=False):

@@ -4,9 +4,9 @@ from functools import cache
 from hashlib import sha256
 from types import SimpleNamespace
 
-from helpers import probes, rows
-from helpers.papers import Paper, Section
-from helpers.topics import Topic, load_topic
+from helpers.dataset import build, items
+from helpers.papers.paper import Paper, Section
+from helpers.papers.topic import Topic, load_topic
 
 DISEASES = ("rheumatoid arthritis", "multiple sclerosis", "psoriasis", "ulcerative colitis", "vitiligo")
 DRUGS = (
@@ -101,8 +101,13 @@ KNOBS = SimpleNamespace(SEED=42, ROWS_PER_PAPER=12, VIEWS="all")
 @cache
 def built(count: int = 120) -> tuple[list[Paper], list[dict], list[dict], list[dict]]:
     """(papers, training rows, held-out papers, probes) of so many invented papers; not to be changed."""
-    training, held_out = rows.build(papers(count), KNOBS, topic(), ())
-    return papers(count), training, held_out, probes.build(training, held_out, papers(count), topic(), KNOBS.SEED)
+    training, held_out = build.build_rows(papers(count), KNOBS, topic(), ())
+    return (
+        papers(count),
+        training,
+        held_out,
+        items.build_items(training, held_out, papers(count), topic(), KNOBS.SEED),
+    )
 
 
 @cache

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
-from helpers import declaration
-from helpers.questions import load
-from helpers.scores import score
+from helpers.evaluation import preregistration
+from helpers.evaluation.scores import score_run
+from helpers.grading.questions import load_questions
 
-QUESTIONS = load()
+QUESTIONS = load_questions()
 NOTHING = "This is a difficult question and it should be put to a doctor."
 RATES = {"base_4bit": 0.3, "base_bf16": 0.32, "base_rag": 0.6, "qlora": 0.5, "full": 0.5, "placebo_qlora": 0.31}
 SIZES = {"recall": (60, 3), "transfer": (30, 2), "reading": (20, 1), "cloze": (120, 1)}  # papers, items of each
@@ -62,7 +62,7 @@ def run(rates, *, known=None, guards=None, papers=60, seed=42, kept=None):
     given = {row: items(row, rate, papers, **(guards or {}).get(row, {})) for row, rate in rates.items()}
     results = {row: answers(row, (known or {}).get(row, 1)) for row in rates}
     more = {"declared": declared(given, kept)} if kept is not None else {}
-    return score(results, QUESTIONS, given, seed=seed, **more)
+    return score_run(results, QUESTIONS, given, seed=seed, **more)
 
 
 def without(*rows, **changed):
@@ -78,5 +78,5 @@ PLACEBO_TOO = RATES | {"placebo_qlora": 0.5}
 def declared(measured, kept=True):
     """A declaration about as many recall items as these rows were asked, as `declaration.check` returns it."""
     asked = {item["item"] for row in measured.values() for item in row if item["instrument"] == "recall"}
-    said = declaration.declare("rubric", [], [])
+    said = preregistration.make_preregistration("rubric", [], [])
     return said | {"items": {"recall": {"n": len(asked), "papers": len(asked)}}, "kept": kept, "made": 1}

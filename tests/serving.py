@@ -7,11 +7,12 @@ from functools import cache
 
 import tiny
 
-from helpers import api, models, serve
-from helpers.engine import DEADLINE, Engine
-from helpers.serve import LOCAL
+from helpers.models import load
+from helpers.serving import app, serve
+from helpers.serving.engine import DEADLINE, Engine
+from helpers.serving.serve import LOCAL
 
-MADE = api.Made(which="base", id="tester/tiny", revision="0" * 40, weights_sha256={}, data_sha256=None)
+MADE = app.Made(which="base", id="tester/tiny", revision="0" * 40, weights_sha256={}, data_sha256=None)
 
 
 @cache
@@ -23,7 +24,7 @@ class Watched(Engine):
     """An engine over the tiny model in `folder` that notes how many rows each step has, and takes its time."""
 
     def __init__(self, folder, pause=0.0, deadline=DEADLINE, ends=(2,)):
-        model = models.load(folder, "float32")
+        model = load.load_model(folder, "float32")
         self.steps, self.pause, self.fault = [], pause, None
         model.register_forward_pre_hook(self.step, with_kwargs=True)
         super().__init__(model, tokenizer(), deadline)
@@ -40,8 +41,8 @@ class Watched(Engine):
 @contextmanager
 def served(engine, token=None, library=None, unready=""):
     """(address, service) of a server in a thread; `engine` is closed with it."""
-    service = api.Service(24, unready, engine, MADE, library)
-    listener = serve.listening(tiny.resolve(PORT=0))
+    service = app.Service(24, unready, engine, MADE, library)
+    listener = serve.open_socket(tiny.resolve(PORT=0))
     server = serve.server_of(service, token, () if token else LOCAL)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()

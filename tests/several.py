@@ -7,8 +7,8 @@ from pathlib import Path
 
 import tiny
 
-from helpers import training
-from helpers.ranks import Ranks
+from helpers.training import loop
+from helpers.training.distributed import Ranks
 
 
 def main(method, folder, place, end_after):
@@ -17,7 +17,7 @@ def main(method, folder, place, end_after):
             os._exit(3)
 
     tiny.LORA["lora_dropout"] = 0.0  # each process drops out for itself
-    training.SECONDS_BETWEEN_CHECKPOINTS = -1
+    loop.SECONDS_BETWEEN_CHECKPOINTS = -1
     history = tiny.fit(method, folder, place, show=end, epochs=4)
     ranks = Ranks()
     if ranks.main:

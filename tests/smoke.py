@@ -7,7 +7,7 @@ import os
 
 from canaries import CANARIES
 
-from helpers.settings import NAMES
+from helpers.core.settings import NAMES
 
 for name in (*NAMES, "STAGES", "FORCE", *(n for n in os.environ if n.startswith("COURSE_"))):
     os.environ.pop(name, None)

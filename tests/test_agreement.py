@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.agreement import agreement
-from helpers.questions import load
-from helpers.scoring import grade
+from helpers.grading.agreement import measure_agreement
+from helpers.grading.questions import load_questions
+from helpers.grading.rubric import grade_answer
 
-QUESTIONS = {question["id"]: question for question in load()}
+QUESTIONS = {question["id"]: question for question in load_questions()}
 LABELLED, FRESH = (
     json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
     for name in ("rubric_labels.json", "rubric_labels_fresh.json")
@@ -31,13 +31,13 @@ def verdicts(answers):
     """(answer, criterion, rubric's verdict, label) of every pair."""
     for answer in answers:
         question = QUESTIONS[answer["question"]]
-        met = grade(answer["text"], question).met
+        met = grade_answer(answer["text"], question).met
         for criterion in question["criteria"]:
             yield answer, criterion, criterion["id"] in met, criterion["id"] in answer["met"]
 
 
 def agreed(pairs):
-    return agreement((rubric, label) for _, _, rubric, label in pairs)
+    return measure_agreement((rubric, label) for _, _, rubric, label in pairs)
 
 
 def show(name, pairs):
@@ -48,7 +48,9 @@ def show(name, pairs):
 
 def test_agreement_by_hand():
     """Of 50, both say yes to 20 and no to 15: observed 0.7, expected 0.5 · 0.6 + 0.5 · 0.4 = 0.5."""
-    counted = agreement([(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15)
+    counted = measure_agreement(
+        [(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15
+    )
     assert counted == pytest.approx({"kappa": 0.4, "f1_met": 40 / 55, "f1_unmet": 30 / 45, "pairs": 50})
 
 
@@ -64,7 +66,7 @@ def test_agreement_by_hand():
     ],
 )
 def test_agreement_at_its_ends(pairs, expected):
-    assert tuple(agreement(pairs).values()) == pytest.approx(expected)
+    assert tuple(measure_agreement(pairs).values()) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("labelled", [LABELLED, FRESH], ids=["tuning", "fresh"])
@@ -118,7 +120,7 @@ def labelled_score(answer):
 def test_length_does_not_sway_the_grader(capsys):
     """Better answers are longer, by the labels too; what the rubric adds to the label must not follow length."""
     words = [len(answer["text"].split()) for answer in LABELLED]
-    graded = np.array([grade(answer["text"], QUESTIONS[answer["question"]]).score for answer in LABELLED])
+    graded = np.array([grade_answer(answer["text"], QUESTIONS[answer["question"]]).score for answer in LABELLED])
     labelled = np.array([labelled_score(answer) for answer in LABELLED])
     r = {
         name: np.corrcoef(words, values)[0, 1]

@@ -6,7 +6,10 @@ import pytest
 import tiny
 import torch
 
-from helpers import answers, chat, decoding, files, generation, models
+from helpers.core import io
+from helpers.evaluation import answers
+from helpers.models import chat_template, decoding, load
+from helpers.models import generate as generation
 
 QUESTIONS = [
     {"id": n, "category": "lupus", "difficulty": "easy", "question": f"Why is TNF-α {'so ' * (2 * n % 5)}raised? {n}"}
@@ -17,7 +20,7 @@ QUESTIONS = [
 @pytest.fixture(scope="module")
 def speaker(tmp_path_factory):
     folder = tiny.write_model(tmp_path_factory.mktemp("base"))
-    return models.load(folder, "float32"), models.load_tokenizer(folder)
+    return load.load_model(folder, "float32"), load.load_tokenizer(folder)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +32,7 @@ def ten_together(monkeypatch):
 @pytest.fixture
 def asked(monkeypatch):
     """The prompts that `generate` was given, batch by batch."""
-    batches, generate = [], generation.generate
+    batches, generate = [], generation.generate_answers
 
     def counted(model, tokenizer, prompts, *rest, **how):
         batches.append(prompts)
@@ -40,7 +43,9 @@ def asked(monkeypatch):
 
 
 def ask(speaker, notes, questions=QUESTIONS, identity="model", length=6):
-    return answers.ask(*speaker, questions, row="base", identity=identity, max_new_tokens=length, notes=notes)
+    return answers.ask_questions(
+        *speaker, questions, row="base", identity=identity, max_new_tokens=length, notes=notes
+    )
 
 
 def said(rows):
@@ -49,15 +54,15 @@ def said(rows):
 
 def test_a_batch_is_answered_as_one_at_a_time(speaker):
     prompts = [q["question"] for q in QUESTIONS[:6]]
-    together = generation.generate(*speaker, prompts, 12)
-    assert together == [generation.generate(*speaker, [prompt], 12)[0] for prompt in prompts]
+    together = generation.generate_answers(*speaker, prompts, 12)
+    assert together == [generation.generate_answers(*speaker, [prompt], 12)[0] for prompt in prompts]
     assert len({answer["response"] for answer in together}) > 1, "they are different answers"
     assert all(answer["finish_reason"] == "length" and answer["tokens"] == 12 for answer in together)
 
 
 def most_likely(speaker, prompt, n):
     """The ids of `n` tokens, each the likeliest after those before it."""
-    ids, found = chat.prompt_ids(speaker[1], prompt), []
+    ids, found = chat_template.prompt_ids(speaker[1], prompt), []
     for _ in range(n):
         with torch.no_grad():
             found.append(speaker[0](torch.tensor([ids + found])).logits[0, -1].argmax().item())
@@ -66,17 +71,17 @@ def most_likely(speaker, prompt, n):
 
 def test_greedy_is_the_likeliest_token_each_time(speaker):
     expected = speaker[1].decode(most_likely(speaker, "Is it lupus?", 6)).strip()
-    assert generation.generate(*speaker, ["Is it lupus?"], 6)[0]["response"] == expected
+    assert generation.generate_answers(*speaker, ["Is it lupus?"], 6)[0]["response"] == expected
 
 
 def test_an_answer_stops_where_the_model_ends_it(speaker, monkeypatch):
     first, second, third = most_likely(speaker, "Is it lupus?", 3)
     assert third not in (first, second)
-    monkeypatch.setattr(chat, "ends", lambda *_: [2, third])
-    ended, other = generation.generate(*speaker, ["Is it lupus?", "Why?"], 8)
+    monkeypatch.setattr(chat_template, "end_ids", lambda *_: [2, third])
+    ended, other = generation.generate_answers(*speaker, ["Is it lupus?", "Why?"], 8)
     assert (ended["finish_reason"], ended["tokens"]) == ("stop", 2)
     assert ended["response"] == speaker[1].decode([first, second]).strip()
-    assert other == generation.generate(*speaker, ["Why?"], 8)[0], "the one beside it is not cut"
+    assert other == generation.generate_answers(*speaker, ["Why?"], 8)[0], "the one beside it is not cut"
 
 
 def reference(model, prompts, most, ends):
@@ -96,14 +101,14 @@ def reference(model, prompts, most, ends):
 
 
 def greedy(model, prompts, most, ends):
-    return decoding.continuations(
-        model, prompts, 1, most, ends, lambda logits, rows: decoding.likeliest(logits), lambda depth: None
+    return decoding.generate_continuations(
+        model, prompts, 1, most, ends, lambda logits, rows: decoding.greedy_tokens(logits), lambda depth: None
     )
 
 
 def test_tokens_are_those_of_transformers_and_rows_end_at_their_own_time(speaker):
     model, tokenizer = speaker
-    prompts = [chat.prompt_ids(tokenizer, "Why? " * n) for n in range(12)]
+    prompts = [chat_template.prompt_ids(tokenizer, "Why? " * n) for n in range(12)]
     plain = reference(model, prompts, 100, [2])
     assert greedy(model, prompts, 100, [2]) == plain, "also where the cache makes room"
     common = [token for token, _ in Counter(t for row in plain for t in set(row)).most_common(30)]
@@ -113,14 +118,14 @@ def test_tokens_are_those_of_transformers_and_rows_end_at_their_own_time(speaker
 
 
 def test_the_embedded_model_says_what_it_says_to_transformers():
-    model, tokenizer = models.load(tiny.embedded(), "float32"), tiny.embedded_tokenizer()
-    prompts = [chat.prompt_ids(tokenizer, question) for question in ("Hi", "What is lupus, in a few words?")]
+    model, tokenizer = load.load_model(tiny.embedded(), "float32"), tiny.embedded_tokenizer()
+    prompts = [chat_template.prompt_ids(tokenizer, question) for question in ("Hi", "What is lupus, in a few words?")]
     assert greedy(model, prompts, 12, [2]) == reference(model, prompts, 12, [2])
 
 
 def test_rows_that_have_ended_cost_nothing(speaker, monkeypatch):
     model, tokenizer = speaker
-    prompts = [chat.prompt_ids(tokenizer, "Why? " * n) for n in range(6)]
+    prompts = [chat_template.prompt_ids(tokenizer, "Why? " * n) for n in range(6)]
     sizes, forward = [], model.forward
 
     def counted(*args, **options):
@@ -137,22 +142,26 @@ def test_rows_that_have_ended_cost_nothing(speaker, monkeypatch):
 
 
 def test_samples_are_drawn_alike_in_any_company(speaker, monkeypatch):
-    read, known = [], decoding.read
-    monkeypatch.setattr(decoding, "read", lambda model, prompts: read.append(len(prompts)) or known(model, prompts))
+    read, known = [], decoding.read_prompts
+    monkeypatch.setattr(
+        decoding, "read_prompts", lambda model, prompts: read.append(len(prompts)) or known(model, prompts)
+    )
     prompts = [q["question"] for q in QUESTIONS[:5]]
-    together = generation.generate(*speaker, prompts, 12, samples=3)
+    together = generation.generate_answers(*speaker, prompts, 12, samples=3)
     assert read == [5], "every prompt is read once"
-    alone = [generation.generate(*speaker, [prompt], 12, samples=3)[0] for prompt in reversed(prompts)]
+    alone = [generation.generate_answers(*speaker, [prompt], 12, samples=3)[0] for prompt in reversed(prompts)]
     assert together == alone[::-1]
     assert together == [
         {**plain, "samples": said["samples"]}
-        for plain, said in zip(generation.generate(*speaker, prompts, 12), together, strict=True)
+        for plain, said in zip(generation.generate_answers(*speaker, prompts, 12), together, strict=True)
     ]
-    fewer = generation.generate(*speaker, prompts[:1], 12, samples=1)
+    fewer = generation.generate_answers(*speaker, prompts[:1], 12, samples=1)
     assert fewer[0]["samples"] == together[0]["samples"][:1]
     assert len({sample["response"] for said in together for sample in said["samples"]}) == 15
-    assert generation.generate(*speaker, prompts, 12, samples=3, seed=1)[0]["samples"] != together[0]["samples"]
-    careful = generation.generate(*speaker, prompts[:1], 12, samples=2, top_p=1e-6)[0]
+    assert (
+        generation.generate_answers(*speaker, prompts, 12, samples=3, seed=1)[0]["samples"] != together[0]["samples"]
+    )
+    careful = generation.generate_answers(*speaker, prompts[:1], 12, samples=2, top_p=1e-6)[0]
     assert [sample["response"] for sample in careful["samples"]] == [careful["response"]] * 2
 
 
@@ -165,11 +174,11 @@ def test_what_is_drawn_has_the_nucleus_probabilities(words, flat):
     size = int((likely[order].cumsum(0) < 0.9).sum()) + 1
     nucleus = set((likely >= likely[order[size - 1]]).nonzero()[:, 0].tolist())
     chances = (torch.arange(4000) + 0.5) / 4000
-    found = Counter(decoding.drawn(logits.expand(4000, -1), chances, 0.7, 0.9).tolist())
+    found = Counter(decoding.sample_tokens(logits.expand(4000, -1), chances, 0.7, 0.9).tolist())
     mass = sum(likely[word].item() for word in nucleus)
     assert found.keys() <= nucleus
     assert all(abs(found[word] / 4000 - likely[word].item() / mass) < 1.5 / 4000 for word in nucleus)
-    assert decoding.drawn(logits[None], torch.tensor([1.0]), 0.7, 0.9).item() in range(words)
+    assert decoding.sample_tokens(logits[None], torch.tensor([1.0]), 0.7, 0.9).item() in range(words)
 
 
 @pytest.mark.parametrize(
@@ -186,14 +195,14 @@ def test_how_an_answer_ended_is_told(speaker, text, ended, expected):
     tokenizer = speaker[1]
     ids = tokenizer(text, add_special_tokens=False).input_ids
     padded = [*ids, 2, 2, 2] if ended else ids
-    assert generation.finished(tokenizer, padded, [2]) == {**expected, "tokens": len(ids)}
+    assert generation.finish_answer(tokenizer, padded, [2]) == {**expected, "tokens": len(ids)}
 
 
 def test_every_token_that_ends_an_answer_is_known(speaker, monkeypatch):
     model, tokenizer = speaker
     for own, ends in ((None, [2]), (0, [0, 2]), ([1, 0], [0, 1, 2])):
         monkeypatch.setattr(model.generation_config, "eos_token_id", own)
-        assert chat.ends(model, tokenizer) == ends
+        assert chat_template.end_ids(model, tokenizer) == ends
 
 
 def test_rows_have_the_seeds_keys_first_and_honest_times(speaker, tmp_path):
@@ -210,7 +219,7 @@ def test_every_batch_is_noted_before_the_next_and_not_asked_again(speaker, tmp_p
     notes = tmp_path / "notes.jsonl"
     undisturbed = ask(speaker, tmp_path / "other.jsonl")
     asked.clear()
-    generate = generation.generate
+    generate = generation.generate_answers
 
     def killed_at_the_second(*args, **how):
         if asked:
@@ -220,7 +229,7 @@ def test_every_batch_is_noted_before_the_next_and_not_asked_again(speaker, tmp_p
     monkeypatch.setattr(answers, "generate", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         ask(speaker, notes)
-    assert len(files.read_jsonl(notes)) == 10
+    assert len(io.read_jsonl(notes)) == 10
     monkeypatch.setattr(answers, "generate", generate)
     asked.clear()
     rows = ask(speaker, notes)
@@ -272,7 +281,7 @@ def test_an_empty_answer_is_an_answer(speaker, tmp_path, asked, monkeypatch):
     monkeypatch.setattr(answers, "generate", lambda model, tokenizer, prompts, *_, **how: [empty] * len(prompts))
     rows = ask(speaker, tmp_path / "notes.jsonl")
     assert len(rows) == len(QUESTIONS) and {row["response"] for row in rows} == {""}
-    assert files.read_jsonl(tmp_path / "notes.jsonl")[0]["tokens"] == 0
+    assert io.read_jsonl(tmp_path / "notes.jsonl")[0]["tokens"] == 0
     monkeypatch.undo()
     assert ask(speaker, tmp_path / "notes.jsonl") == rows, "and not asked for again"
 
@@ -280,14 +289,14 @@ def test_an_empty_answer_is_an_answer(speaker, tmp_path, asked, monkeypatch):
 def test_a_reasoning_model_answers_once_more_aloud(speaker, tmp_path):
     model, plain = speaker
     thoughtful = tiny.byte_tokenizer(tiny.CHATML + "{% if add_generation_prompt %}<think>\n{% endif %}{# </think> #}")
-    aloud = answers.ask(
+    aloud = answers.ask_questions(
         model, thoughtful, QUESTIONS[:2], row="r1", identity="m", max_new_tokens=6, notes=tmp_path / "n"
     )
     for row in aloud:
         assert row["aloud"].keys() == {"response", "thinking", "finish_reason", "tokens"}
         assert (row["aloud"]["response"], row["aloud"]["finish_reason"]) == ("", "length"), "cut within its thought"
         assert row["aloud"]["thinking"] and row["thinking"] == ""
-    quiet = answers.ask(
+    quiet = answers.ask_questions(
         model, plain, QUESTIONS[:2], row="plain", identity="m", max_new_tokens=6, notes=tmp_path / "p"
     )
     assert not any("aloud" in row for row in quiet)

@@ -12,13 +12,16 @@ import pytest
 import tiny
 from serving import Watched, served
 
-from helpers import api, guard, papers, retrieval
-from helpers.labels import NOTICE
+from helpers.evaluation import retrieval
+from helpers.papers import paper
+from helpers.report.format import NOTICE
+from helpers.serving import app, security
+from helpers.serving import serve as serve_module
 
 TOKEN = "a-token-that-nobody-guesses"
 SECRET = "my own question about my own illness"
-STUDY = papers.Paper(
-    paper_id="1", source="PubMed", title="Lupus <b>and</b> kidneys", abstract=[papers.Section(text="Nephritis.")]
+STUDY = paper.Paper(
+    paper_id="1", source="PubMed", title="Lupus <b>and</b> kidneys", abstract=[paper.Section(text="Nephritis.")]
 )
 
 
@@ -67,7 +70,7 @@ def stands_still(steps, seconds=0.5):
 
 def test_an_answer_has_all_that_belongs_to_it(address):
     answer = ask(address).json()
-    assert list(answer) == list(api.Answer.model_fields)
+    assert list(answer) == list(app.PredictAnswer.model_fields)
     assert answer["notice"] == NOTICE and answer["model"]["id"] == "tester/tiny"
     assert answer["tokens"] <= 24 and answer["finish_reason"] in ("stop", "length") and answer["seconds"] > 0
     related = answer["related_training_papers"]
@@ -159,12 +162,12 @@ def test_a_body_that_is_too_large_is_not_read(address):
     with suppress(httpx.TransportError):  # closed while we were still sending
         assert CLIENT.post(f"{address}/predict", content=endless(), headers=headers).status_code == 413
     assert sent < 10_000 * 1024 / 2
-    fits = json.dumps({"question": "x", "max_new_tokens": 1}).ljust(guard.LARGEST_BODY)
+    fits = json.dumps({"question": "x", "max_new_tokens": 1}).ljust(security.LARGEST_BODY)
     assert CLIENT.post(f"{address}/predict", content=fits, headers=headers).status_code == 200
 
 
 def test_a_body_that_does_not_arrive_is_given_up(address, monkeypatch):
-    monkeypatch.setattr(guard, "PATIENCE", 0.3)
+    monkeypatch.setattr(security, "PATIENCE", 0.3)
     with socket.create_connection(address.removeprefix("http://").split(":")) as client:
         client.settimeout(5)
         client.sendall(
@@ -223,9 +226,9 @@ def test_without_a_model_there_is_health_only(engine):
 def test_a_failure_tells_nothing_of_itself(address, engine, caplog):
     engine.fault = RuntimeError(SECRET)
     found = ask(address)
-    assert (found.status_code, found.json()) == (500, {"error": api.FAILED})
+    assert (found.status_code, found.json()) == (500, {"error": app.FAILED})
     engine.fault = RuntimeError(SECRET)
-    assert streamed(address)[-1] == ("error", {"error": api.FAILED})
+    assert streamed(address)[-1] == ("error", {"error": app.FAILED})
     assert sum(record.levelno >= logging.ERROR for record in caplog.records) == 2, "and yet it is logged"
     assert ask(address).status_code == 200
 
@@ -253,9 +256,8 @@ def test_a_client_that_goes_away_frees_its_row(address, engine, stream):
 
 
 def test_a_connection_that_says_nothing_is_closed(address, monkeypatch):
-    from helpers import serve
 
-    monkeypatch.setattr(serve, "PATIENCE", 0.2)
+    monkeypatch.setattr(serve_module, "PATIENCE", 0.2)
     host, port = address.removeprefix("http://").split(":")
     for first in (b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal"):
         with socket.create_connection((host, port), timeout=5) as client:

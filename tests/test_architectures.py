@@ -11,8 +11,10 @@ import transformers
 from peft import LoraConfig
 from sweeps import times
 
-from helpers import attention, chat, choices, examples, generation, models, trainable, training, updates, weights
-from helpers.errors import CourseError
+from helpers.core.errors import CourseError
+from helpers.models import chat_template, download, generate, load
+from helpers.training import attention, batches, device_report, loop, step
+from helpers.training import model as trainable
 
 SHAPE = {
     "hidden_size": 64,
@@ -62,37 +64,37 @@ def write(folder, name, tied):
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**shape))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    weights.manifest_of(folder, **tiny.BASE)
+    download.manifest_of(folder, **tiny.BASE)
     return folder
 
 
 def to_train(method, folder):
     """What notebooks 4 and 6 train."""
-    how = attention.for_training("auto", "float32")
+    how = attention.training_attention("auto", "float32")
     if method == "full":
-        return models.load(folder, "float32", how, "float32").requires_grad_(True)
-    frozen = models.unpack(models.load(folder, "nf4", how, "float32"))
+        return load.load_model(folder, "float32", how, "float32").requires_grad_(True)
+    frozen = load.dequantise(load.load_model(folder, "nf4", how, "float32"))
     return trainable.add_adapter(frozen, LoraConfig(**tiny.LORA | {"lora_dropout": 0.0}), seed=1)
 
 
 def again(method, folder, out):
     """What was saved, loaded as the next notebook does."""
     if method == "full":
-        return models.load(out, "float32")
-    return models.load_adapter(models.unpack(models.load(folder, "nf4", dtype="float32")), out)
+        return load.load_model(out, "float32")
+    return load.load_adapter(load.dequantise(load.load_model(folder, "nf4", dtype="float32")), out)
 
 
 @pytest.mark.parametrize(("name", "tied", "method"), TRAININGS if times(1, 2) > 1 else HALF)
 def test_it_learns_and_comes_back_and_answers(bases, tmp_path, name, tied, method):
     folder = bases(name, tied)
-    tokenizer = models.load_tokenizer(folder)
-    rows = examples.encode(tiny.ROWS, tokenizer, RECIPE.max_length)
-    chat.require_same_prefix(tokenizer, rows)
+    tokenizer = load.load_tokenizer(folder)
+    rows = batches.encode_rows(tiny.ROWS, tokenizer, RECIPE.max_length)
+    chat_template.require_same_prefix(tokenizer, rows)
     model, recipe = to_train(method, folder), replace(RECIPE, method=method)
     before = {name: w.detach().clone() for name, w in model.named_parameters()}
-    reading = training.Reading(rows, held_out=rows.select(range(3)))
+    reading = loop.TrainData(rows, held_out=rows.select(range(3)))
     places = {"out": tmp_path / "out", "work": tmp_path / "work"}
-    history = training.fit(model, reading, recipe, tokenizer, identity="test", base=tiny.BASE, **places)
+    history = loop.train_model(model, reading, recipe, tokenizer, identity="test", base=tiny.BASE, **places)
     losses = [update["loss"] for update in history.updates]
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
@@ -103,21 +105,21 @@ def test_it_learns_and_comes_back_and_answers(bases, tmp_path, name, tied, metho
     assert all("lora_" in name for name in learnt) == (method == "qlora")
 
     back = again(method, folder, tmp_path / "out")
-    loss = updates.evaluate(back, rows.select(range(3)), recipe)
+    loss = step.evaluate_loss(back, rows.select(range(3)), recipe)
     assert loss == pytest.approx(history.held_out[-1]["loss"], rel=1e-4)
-    (answer,) = generation.generate(back, tokenizer, ["What does study 1 conclude?"], max_new_tokens=4)
+    (answer,) = generate.generate_answers(back, tokenizer, ["What does study 1 conclude?"], max_new_tokens=4)
     assert 0 <= answer["tokens"] <= 4 and answer["finish_reason"] in ("stop", "length")
 
 
 @pytest.mark.parametrize("implementation", ["row_by_row", "eager", "sdpa"])
 def test_packed_rows_are_worth_what_they_are_one_at_a_time(folder, implementation):
-    tokenizer = models.load_tokenizer(folder)
-    rows = examples.encode(tiny.ROWS, tokenizer, 256).select(range(5))
-    model = models.load(folder, "float32", implementation)
+    tokenizer = load.load_tokenizer(folder)
+    rows = batches.encode_rows(tiny.ROWS, tokenizer, 256).select(range(5))
+    model = load.load_model(folder, "float32", implementation)
     with torch.no_grad():
-        together, n = updates.answer_loss(model, examples.collate(rows, [0, 1, 2, 3, 4], "cpu"))
-        alone = [updates.answer_loss(model, examples.collate(rows, [number], "cpu")) for number in range(5)]
-        plain = models.load(folder, "float32", "eager")
+        together, n = step.answer_loss(model, batches.collate_packed(rows, [0, 1, 2, 3, 4], "cpu"))
+        alone = [step.answer_loss(model, batches.collate_packed(rows, [number], "cpu")) for number in range(5)]
+        plain = load.load_model(folder, "float32", "eager")
         bare = [loss_of(plain, rows[number]) for number in range(5)]
     assert n == sum(graded for _, graded in alone)
     assert together.item() == pytest.approx(sum(loss.item() for loss, _ in alone), rel=1e-4)
@@ -132,8 +134,8 @@ def loss_of(model, row):
 
 
 def test_logits_of_chosen_places_are_those_of_all(folder):
-    model = models.load(folder, "float32")
-    ids = torch.tensor([chat.prompt_ids(models.load_tokenizer(folder), "Is TNF-α raised?")])
+    model = load.load_model(folder, "float32")
+    ids = torch.tensor([chat_template.prompt_ids(load.load_tokenizer(folder), "Is TNF-α raised?")])
     places = torch.tensor([0, 3, ids.shape[1] - 1])
     with torch.no_grad():
         every, some = model(ids).logits, model(ids, logits_to_keep=places).logits
@@ -154,18 +156,18 @@ def test_all_linear_means_every_matrix_but_the_head_and_wrong_names_list_the_rig
         n.split(".lora_")[0].split(".")[-1] for n, _ in to_train("qlora", tmp_path).named_parameters() if "lora" in n
     }
     assert adapted == layers
-    wrong = LoraConfig(target_modules=trainable.target_modules("q_porj"))
+    wrong = LoraConfig(target_modules=trainable.parse_target_modules("q_porj"))
     with pytest.raises(CourseError, match="LORA_TARGET_MODULES: the model has no layer q_porj") as error:
-        trainable.add_adapter(models.load(tmp_path, "float32"), wrong, seed=1)
+        trainable.add_adapter(load.load_model(tmp_path, "float32"), wrong, seed=1)
     assert error.value.way_out == f"use all-linear, or some of {', '.join(sorted(layers))}"
 
 
 def test_a_model_that_caps_its_scores_does_without_the_fused_kernel(tmp_path, monkeypatch):
     """Gemma 2 would lose its soft cap in torch's fused kernel."""
     write(tmp_path, "gemma2", tied=True)
-    monkeypatch.setattr(choices, "base_model", lambda name: tmp_path)
+    monkeypatch.setattr(device_report, "base_model", lambda name: tmp_path)
     for wanted in ("auto", "sdpa"):
-        assert models.load(tmp_path, "float32", wanted).config._attn_implementation == "eager"
-        rows = choices.table(SimpleNamespace(MODEL_NAME="gemma2", DTYPE="float32", ATTENTION=wanted))
+        assert load.load_model(tmp_path, "float32", wanted).config._attn_implementation == "eager"
+        rows = device_report.device_report(SimpleNamespace(MODEL_NAME="gemma2", DTYPE="float32", ATTENTION=wanted))
         (row,) = (row for row in rows if row["what"] == "attention, answering")
         assert row["chosen"] == "eager" and "caps its scores" in row["why"]

@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from helpers import archive, bulk, pubmed, screening, topics
-from helpers.errors import CourseError
-from helpers.paths import ROOT, SAMPLE
+from helpers.core.errors import CourseError
+from helpers.core.paths import ROOT, SAMPLE
+from helpers.papers import bulk, pubmed_files, pubmed_xml, screening, topic
 from tests.sweeps import times
 
 pytestmark = pytest.mark.alone  # it times and weighs the reading of files
 
-TOPIC = topics.load_topic("autoimmune")
-GLANCE = topics.Glance(TOPIC)
+TOPIC = topic.load_topic("autoimmune")
+GLANCE = topic.Glance(TOPIC)
 TEXT = " ".join(f"Lupus is an autoimmune disease of organ {{0}}x{n}, as study {{0}}y{n} shows." for n in range(8))
 needs_archive = pytest.mark.skipif(
-    not archive.ARCHIVE.exists(), reason=f"{archive.ARCHIVE.name} is not in data/raw; stage 3 downloads it"
+    not pubmed_files.ARCHIVE.exists(), reason=f"{pubmed_files.ARCHIVE.name} is not in data/raw; stage 3 downloads it"
 )
 
 
@@ -55,8 +55,8 @@ def apart(request, monkeypatch) -> None:
     monkeypatch.setattr(bulk, "LARGE", 0 if request.param == "each in its own" else 2**40)
 
 
-def screen(path: Path, tmp_path: Path, worth: topics.Glance | None = GLANCE) -> screening.Screened:
-    return screening.screen(archive.stream(path, worth), TOPIC, 10_000, tmp_path / "dropped.jsonl")
+def screen(path: Path, tmp_path: Path, worth: topic.Glance | None = GLANCE) -> screening.Screened:
+    return screening.screen_papers(pubmed_files.stream_papers(path, worth), TOPIC, 10_000, tmp_path / "dropped.jsonl")
 
 
 @pytest.mark.parametrize("worth", [GLANCE, None], ids=["worthy", "all"])
@@ -94,7 +94,7 @@ def test_updates_replace_and_delete_what_the_baseline_holds(ending, worth, apart
 def test_files_are_read_in_the_order_of_their_names(apart, tmp_path):
     for n in range(9):
         write(tmp_path / f"pubmed26n{n:04}.xml.gz", *(record(100 * n + m) for m in range(5)))
-    read = [int(paper.paper_id) for paper in archive.stream(tmp_path)]
+    read = [int(paper.paper_id) for paper in pubmed_files.stream_papers(tmp_path)]
     assert read == [100 * n + m for n in range(9) for m in range(5)]
 
 
@@ -104,23 +104,26 @@ def test_what_a_process_reads_arrives_unchanged(monkeypatch, tmp_path):
     read = {}
     for large in (0, 2**40):
         monkeypatch.setattr(bulk, "LARGE", large)
-        read[large] = list(archive.stream(tmp_path, fetched="2026-11-22")), list(archive.stream(tmp_path, GLANCE))
+        read[large] = (
+            list(pubmed_files.stream_papers(tmp_path, fetched="2026-11-22")),
+            list(pubmed_files.stream_papers(tmp_path, GLANCE)),
+        )
     assert read[0] == read[2**40] and len(read[0][0]) > 80
 
 
 def test_a_paper_counts_as_fetched_when_its_file_was_changed(apart, tmp_path):
     for name in "ab":
         os.utime(write(tmp_path / f"{name}.xml", record(1)), (86_400, 86_400))
-    assert {paper.fetched for paper in archive.stream(tmp_path)} == {"1970-01-02"}
-    assert {paper.fetched for paper in archive.stream(tmp_path, fetched="2020-02-02")} == {"2020-02-02"}
+    assert {paper.fetched for paper in pubmed_files.stream_papers(tmp_path)} == {"1970-01-02"}
+    assert {paper.fetched for paper in pubmed_files.stream_papers(tmp_path, fetched="2020-02-02")} == {"2020-02-02"}
 
 
 def test_a_wrong_folder_is_explained(tmp_path):
     with pytest.raises(CourseError, match="does not exist"):
-        list(archive.stream(tmp_path / "nowhere"))
+        list(pubmed_files.stream_papers(tmp_path / "nowhere"))
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(CourseError, match=r"holds no \.xml"):
-        list(archive.stream(tmp_path))
+        list(pubmed_files.stream_papers(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -141,15 +144,15 @@ def test_the_file_that_cannot_be_read_is_named(name, damage, worth, apart, tmp_p
     path = write(tmp_path / name, *(record(n) for n in range(20)))
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CourseError, match=rf"{name} cannot be read as PubMed XML"):
-        list(archive.stream(tmp_path, worth))
+        list(pubmed_files.stream_papers(tmp_path, worth))
 
 
 def test_a_file_that_unzips_to_a_thousand_times_its_size_comes_in_bounded_pieces(tmp_path):
     body = b"<PubmedArticleSet>" + b" " * 2**26 + b"</PubmedArticleSet>"
     path = tmp_path / "large.xml.gz"
     path.write_bytes(gzip.compress(body))
-    sizes = [len(piece) for piece in pubmed.read(path)]
-    assert sum(sizes) == len(body) and max(sizes) <= pubmed.MOST < len(body) / 4
+    sizes = [len(piece) for piece in pubmed_xml.read_bytes(path)]
+    assert sum(sizes) == len(body) and max(sizes) <= pubmed_xml.MOST < len(body) / 4
 
 
 def test_a_reader_that_was_killed_is_named(monkeypatch, tmp_path):
@@ -158,14 +161,14 @@ def test_a_reader_that_was_killed_is_named(monkeypatch, tmp_path):
         write(tmp_path / f"{name}.xml", *(record(n) for n in range(5)))
     began = bulk.Reader.__init__
 
-    def shoot(reader: bulk.Reader, file: bulk.File, worth: topics.Glance | None) -> None:
+    def shoot(reader: bulk.Reader, file: bulk.File, worth: topic.Glance | None) -> None:
         began(reader, file, worth)
         if file.path.name == "b.xml":
             reader.process.kill()
 
     monkeypatch.setattr(bulk.Reader, "__init__", shoot)
     with pytest.raises(CourseError, match=r"b\.xml could not be read: its process ended with status -9"):
-        list(archive.stream(tmp_path))
+        list(pubmed_files.stream_papers(tmp_path))
 
 
 def children(pid: int) -> list[int]:
@@ -186,7 +189,7 @@ def test_a_reading_given_up_leaves_no_process_and_no_file(monkeypatch, tmp_path)
     monkeypatch.setattr(bulk, "RAW", tmp_path / "raw")
     began, started = bulk.Reader.__init__, []
 
-    def count(reader: bulk.Reader, file: bulk.File, worth: topics.Glance | None) -> None:
+    def count(reader: bulk.Reader, file: bulk.File, worth: topic.Glance | None) -> None:
         began(reader, file, worth)
         started.append(reader.process)
 
@@ -194,7 +197,7 @@ def test_a_reading_given_up_leaves_no_process_and_no_file(monkeypatch, tmp_path)
     (tmp_path / "files").mkdir()
     for n in range(40):
         write(tmp_path / "files" / f"{n:02}.xml", *(record(m) for m in range(20)))
-    papers = archive.stream(tmp_path / "files")
+    papers = pubmed_files.stream_papers(tmp_path / "files")
     next(papers)
     assert len(started) == min(40, os.cpu_count() or 1)
     papers.close()
@@ -231,7 +234,7 @@ def test_any_script_can_read_a_folder(tmp_path):
 def test_a_killed_reading_leaves_no_process(tmp_path):
     (tmp_path / "files").mkdir()
     for n in range(3):
-        (tmp_path / "files" / f"{n}.xml.gz").symlink_to(archive.ARCHIVE)
+        (tmp_path / "files" / f"{n}.xml.gz").symlink_to(pubmed_files.ARCHIVE)
     parent = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, tmp_path / "files"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -266,7 +269,7 @@ def test_a_notebooks_kernel_can_read_a_folder(tmp_path):
 def bare() -> int:
     """As little as lxml can do with every record: the measure of speed."""
     count = 0
-    with gzip.open(archive.ARCHIVE) as file:
+    with gzip.open(pubmed_files.ARCHIVE) as file:
         for _, element in etree.iterparse(file, tag="PubmedArticle"):
             count += 1
             element.clear()
@@ -284,8 +287,8 @@ def seconds(work) -> float:
 @needs_archive
 def test_parsing_and_screening_are_nearly_as_fast_as_bare_parsing(tmp_path):
     """At least 0.7 of the speed of a bare `iterparse` over the same file, the two taking turns."""
-    assert bare() == screen(archive.ARCHIVE, tmp_path).asked
-    turns = [(seconds(bare), seconds(lambda: screen(archive.ARCHIVE, tmp_path))) for _ in range(times(3, 15))]
+    assert bare() == screen(pubmed_files.ARCHIVE, tmp_path).asked
+    turns = [(seconds(bare), seconds(lambda: screen(pubmed_files.ARCHIVE, tmp_path))) for _ in range(times(3, 15))]
     ratio = statistics.median(theirs / ours for theirs, ours in turns)
     told = ", ".join(f"{theirs:.2f} and {ours:.2f}" for theirs, ours in turns)
     print(f"{ratio:.2f} of the speed of a bare iterparse; seconds: {told}")
@@ -330,9 +333,9 @@ def test_memory_is_flat_and_two_copies_are_twice_the_work(tmp_path):
     folder = tmp_path / "two"
     folder.mkdir()
     for name in ("a", "b"):
-        (folder / f"{name}.xml.gz").symlink_to(archive.ARCHIVE)
+        (folder / f"{name}.xml.gz").symlink_to(pubmed_files.ARCHIVE)
     turns = [
-        (measure(tmp_path / "dropped.jsonl", archive.ARCHIVE), measure(tmp_path / "dropped.jsonl", folder))
+        (measure(tmp_path / "dropped.jsonl", pubmed_files.ARCHIVE), measure(tmp_path / "dropped.jsonl", folder))
         for _ in range(times(1, 7))
     ]
     for one, two in turns:

@@ -5,13 +5,18 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from helpers import arms, harvest, leaks, placebo, questions, retrieval, rows, screening, topics
-from helpers.errors import CourseError
-from helpers.papers import Paper
-from helpers.stages import STAGES
+from helpers.pipeline.stages import inputs_of, outputs_of
+from helpers.core import experiment
+from helpers.core.errors import CourseError
+from helpers.dataset import build, contamination, placebo
+from helpers.evaluation import retrieval
+from helpers.grading import questions
+from helpers.papers import collect, screening, topic
+from helpers.papers.paper import Paper
+from helpers.core import STAGES
 
 OFF, PLACEBO, FULL = (tiny.resolve(CONTROLS=value) for value in ("off", "placebo", "full"))
-TOPIC = topics.load_topic("autoimmune")
+TOPIC = topic.load_topic("autoimmune")
 
 
 def names(*trained):
@@ -19,29 +24,31 @@ def names(*trained):
 
 
 def test_what_is_trained_follows_from_controls_and_seeds():
-    assert names(*arms.trained("qlora", OFF)) == ["qlora"]
-    assert names(*arms.trained("qlora", PLACEBO)) == ["qlora", "placebo_qlora"]
-    assert names(*arms.trained("full", FULL)) == ["full"]
-    again = arms.trained("qlora", tiny.resolve(SEEDS=3, SEED=7, CONTROLS="off"))
+    assert names(*experiment.trainings_of("qlora", OFF)) == ["qlora"]
+    assert names(*experiment.trainings_of("qlora", PLACEBO)) == ["qlora", "placebo_qlora"]
+    assert names(*experiment.trainings_of("full", FULL)) == ["full"]
+    again = experiment.trainings_of("qlora", tiny.resolve(SEEDS=3, SEED=7, CONTROLS="off"))
     assert [(arm.row, arm.seed) for arm in again] == [("qlora", 7), ("qlora_s8", 8), ("qlora_s9", 9)]
 
 
 def test_every_row_is_asked_once_and_the_untouched_model_comes_first():
     for settings in (OFF, PLACEBO, FULL, tiny.resolve(SEEDS=2)):
-        asked = [row for which in ("base", "qlora", "full") for row in arms.asked(which, settings)]
+        asked = [row for which in ("base", "qlora", "full") for row in experiment.variants_asked(which, settings)]
         assert len(asked) == len(set(asked)) and asked[0] == "base_4bit"
         assert {"base_rag", "base_bf16", "qlora", "full"} <= set(asked)
         assert ("base_aa" in asked) == (settings.CONTROLS == "full")
         assert ("placebo_qlora" in asked) == (settings.CONTROLS != "off")
-    assert "base_aa" not in arms.measured("qlora", FULL) and "base_4bit" in arms.measured("qlora", FULL)
+    assert "base_aa" not in experiment.variants_measured(
+        "qlora", FULL
+    ) and "base_4bit" in experiment.variants_measured("qlora", FULL)
 
 
 def test_stage_8_reads_what_2_5_and_7_leave():
     for settings in (OFF, FULL):
-        left = {name for n in (2, 5, 7) for name in STAGES[n - 1].leaves(settings)}
-        assert left <= set(STAGES[7].reads(settings))
+        left = {name for n in (2, 5, 7) for name in outputs_of(STAGES[n - 1], settings)}
+        assert left <= set(inputs_of(STAGES[7], settings))
         assert "items_qlora" in left and ("results_placebo_qlora" in left) == (settings is FULL)
-        assert set(STAGES[3].leaves(settings)) <= set(STAGES[4].reads(settings))
+        assert set(outputs_of(STAGES[3], settings)) <= set(inputs_of(STAGES[4], settings))
 
 
 # the placebo
@@ -50,22 +57,24 @@ def test_stage_8_reads_what_2_5_and_7_leave():
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
     """Settings, route, training rows, and what tests them, of the written sample."""
-    settings, found = tiny.resolve(), harvest.from_sample()
-    kept = screening.screen(found.papers, TOPIC, 300, tmp_path_factory.mktemp("s") / "dropped.jsonl").kept
-    asked = questions.load()
-    training, _ = rows.build(kept, settings, TOPIC, asked)
-    return SimpleNamespace(settings=settings, route=found.route, training=training, tested=leaks.tested(asked))
+    settings, found = tiny.resolve(), collect.from_sample()
+    kept = screening.screen_papers(found.papers, TOPIC, 300, tmp_path_factory.mktemp("s") / "dropped.jsonl").kept
+    asked = questions.load_questions()
+    training, _ = build.build_rows(kept, settings, TOPIC, asked)
+    return SimpleNamespace(
+        settings=settings, route=found.route, training=training, tested=contamination.tested_texts(asked)
+    )
 
 
 def test_the_placebo_is_made_of_papers_that_name_nothing_of_the_topic(sample):
-    made = placebo.build(sample.training, sample.settings, TOPIC, sample.route, sample.tested)
-    by_id = {paper.paper_id: paper for paper in harvest.from_sample().papers}
+    made = placebo.build_placebo(sample.training, sample.settings, TOPIC, sample.route, sample.tested)
+    by_id = {paper.paper_id: paper for paper in collect.from_sample().papers}
     taken = [by_id[row["paper_id"]] for row in made]
     assert made and {row["split"] for row in made} == {"training"}
     assert not any(TOPIC.mentions(f"{paper.title} {paper.text}") for paper in taken)
     assert not {row["paper_id"] for row in made} & {row["paper_id"] for row in sample.training}
-    assert placebo.build(sample.training, sample.settings, TOPIC, sample.route, sample.tested) == made
-    assert placebo.build(sample.training, OFF, TOPIC, sample.route) == []
+    assert placebo.build_placebo(sample.training, sample.settings, TOPIC, sample.route, sample.tested) == made
+    assert placebo.build_placebo(sample.training, OFF, TOPIC, sample.route) == []
 
 
 def test_there_are_no_more_placebo_papers_than_training_papers(sample):
@@ -73,9 +82,9 @@ def test_there_are_no_more_placebo_papers_than_training_papers(sample):
         Paper(paper_id=str(n), source="PubMed", title=f"Bridges of town {n}", journal=f"J {n}", abstract=[long(n)])
         for n in range(40)
     ]
-    assert len(placebo.choose(others, TOPIC, 7, ())) == 7
+    assert len(placebo.choose_placebo(others, TOPIC, 7, ())) == 7
     excluded = {"3", "4"}
-    assert not excluded & {paper.paper_id for paper in placebo.choose(others, TOPIC, 40, excluded)}
+    assert not excluded & {paper.paper_id for paper in placebo.choose_placebo(others, TOPIC, 40, excluded)}
 
 
 def long(n):
@@ -85,11 +94,11 @@ def long(n):
 
 
 def test_without_other_papers_there_is_a_way_out(sample):
-    about = [paper for paper in harvest.from_sample().papers if TOPIC.mentions(paper.text)]
+    about = [paper for paper in collect.from_sample().papers if TOPIC.mentions(paper.text)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(harvest, "from_sample", lambda: harvest.Harvest(about, sample.route))
+        patch.setattr(collect, "from_sample", lambda: collect.Harvest(about, sample.route))
         with pytest.raises(CourseError, match="no paper of another field was found for the placebo"):
-            placebo.build(sample.training, sample.settings, TOPIC, sample.route)
+            placebo.build_placebo(sample.training, sample.settings, TOPIC, sample.route)
 
 
 # looking up

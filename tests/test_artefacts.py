@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from helpers import artefacts, files, paths
-from helpers.errors import CourseError
-from helpers.paths import Folders
-from helpers.stages import stage_of
+from helpers.core import io, paths
+from helpers.core.errors import CourseError
+from helpers.core.paths import Folders
+from helpers.pipeline import artefacts
+from helpers.core import stage_of
 
 STAGES = {
     3: {"data/papers.jsonl": b"{}\n", "data/training_data.json": b"[]"},
@@ -41,13 +42,13 @@ def finish(root):
         for name, content in outputs.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(content)
-        hashes = {name: files.sha256(root / name) for name in outputs}
-        files.write_json(stage_of(number).receipt(Folders()), {"status": "done", "outputs": hashes})
+        hashes = {name: io.hash_file(root / name) for name in outputs}
+        io.write_json(stage_of(number).receipt(Folders()), {"status": "done", "outputs": hashes})
 
 
 def keep(settings):
     for number in STAGES:
-        artefacts.keep(stage_of(number), settings, Folders())
+        artefacts.keep_stage(stage_of(number), settings, Folders())
 
 
 def names():
@@ -60,15 +61,15 @@ def test_kept_stages_come_back_to_the_bit(root, drive, settings):
     keep(settings)
     assert tiny.contents(drive) == before
     shutil.rmtree(root)
-    assert artefacts.restore(settings, Folders()) == names()
+    assert artefacts.restore_stages(settings, Folders()) == names()
     assert tiny.contents(root) == before
-    assert artefacts.restore(settings, Folders()) == [], "nothing is brought back twice"
+    assert artefacts.restore_stages(settings, Folders()) == [], "nothing is brought back twice"
 
 
 def test_without_a_folder_nothing_is_kept_or_brought_back(root, drive):
     finish(root)
     keep(tiny.resolve())
-    assert not drive.exists() and artefacts.restore(tiny.resolve(), Folders()) == []
+    assert not drive.exists() and artefacts.restore_stages(tiny.resolve(), Folders()) == []
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "missing", "receipt cut"])
@@ -86,7 +87,7 @@ def test_a_stage_with_a_damaged_file_stays_away_and_the_others_come(root, drive,
     else:
         receipt = drive / "reports/receipts" / f"{names()[1]}.json"
         receipt.write_text(receipt.read_text()[:40])
-    assert artefacts.restore(settings, Folders()) == names()[:1]
+    assert artefacts.restore_stages(settings, Folders()) == names()[:1]
     assert set(tiny.contents(root)) == {*STAGES[3], f"reports/receipts/{names()[0]}.json"}
 
 
@@ -94,7 +95,7 @@ def test_work_done_here_is_not_replaced(root, settings):
     finish(root)
     keep(settings)
     (root / "data/papers.jsonl").write_text("newer")
-    assert artefacts.restore(settings, Folders()) == []
+    assert artefacts.restore_stages(settings, Folders()) == []
     assert (root / "data/papers.jsonl").read_text() == "newer"
 
 

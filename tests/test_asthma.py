@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from helpers import archive, files
-from helpers.papers import Paper, Section
-from helpers.paths import BASE_MODELS, BENCHMARK, RAW, ROOT
-from helpers.questions import load
-from helpers.scoring import grade
-from helpers.stages import STAGES
-from helpers.topics import load_topic
-from helpers.vocabulary import STRUCTURAL, sentences, words
+from helpers.core import io
+from helpers.core.paths import BASE_MODELS, BENCHMARK, RAW, ROOT
+from helpers.grading.questions import load_questions
+from helpers.grading.rubric import grade_answer
+from helpers.grading.rubric_words import STRUCTURAL, split_answer, tokenise
+from helpers.papers import pubmed_files
+from helpers.papers.paper import Paper, Section
+from helpers.papers.topic import load_topic
+from helpers.core import STAGES
 from tests.sweeps import times
 from tests.test_scoring import AUXILIARY, GENERIC, NONSENSE, keywords
 
 FILE = BENCHMARK / "asthma_questions.json"
-QUESTIONS = load(FILE)
+QUESTIONS = load_questions(FILE)
 BY_ID = {question["id"]: question for question in QUESTIONS}
 TOPIC = load_topic("asthma")
 SETTINGS = {
@@ -50,14 +51,14 @@ def test_eight_questions_each_with_a_reference_sources_and_a_rubric():
 def test_aliases_are_well_formed(question):
     for criterion in question["criteria"]:
         groups = criterion["any_of"]
-        assert all(words(piece) for group in groups for alias in group for piece in alias.lstrip("-").split("..."))
+        assert all(tokenise(piece) for group in groups for alias in group for piece in alias.lstrip("-").split("..."))
         assert all(len(group) == len(set(group)) for group in groups)
         assert not groups[0][0].startswith("-")
 
 
 @each_question
 def test_the_reference_meets_its_own_rubric(question):
-    graded = grade(question["reference"], question)
+    graded = grade_answer(question["reference"], question)
     assert graded.met == [c["id"] for c in question["criteria"] if c["points"] > 0]
     assert graded.score == 1
 
@@ -76,12 +77,12 @@ def test_answers_that_say_nothing_score_nothing(question):
         "content words": ", ".join(content),
         "shuffled": " ".join(shuffled),
         "every verb negated": AUXILIARY.sub(r"\1 not", reference),
-        "denied": " ".join("It is not true that " + s[0].lower() + s[1:] for s in sentences(reference)),
+        "denied": " ".join("It is not true that " + s[0].lower() + s[1:] for s in split_answer(reference)),
         "generic": GENERIC * 12,
         "nonsense": NONSENSE,
     }
     nulls |= {f"reference {other['id']}": other["reference"] for other in QUESTIONS if other is not question}
-    scores = {name: grade(text, question).score for name, text in nulls.items()}
+    scores = {name: grade_answer(text, question).score for name, text in nulls.items()}
     assert not {name: score for name, score in scores.items() if score > 0.25}
 
 
@@ -105,7 +106,7 @@ GOOD = {
 
 @pytest.mark.parametrize("id", GOOD)
 def test_the_same_said_in_other_words_is_seen(id):
-    graded = grade(GOOD[id], BY_ID[id])
+    graded = grade_answer(GOOD[id], BY_ID[id])
     assert graded.score >= 0.9, graded.met
     assert not [c["id"] for c in BY_ID[id]["criteria"] if c["points"] < 0 and c["id"] in graded.met]
 
@@ -155,9 +156,9 @@ WRONG = {  # a dangerous or wrong claim, and a sentence that warns of it
 def test_a_dangerous_claim_costs_and_a_warning_of_it_does_not(id):
     question = BY_ID[id[:4]]
     claim, warning = WRONG[id]
-    assert grade(claim, question).met == [id] and grade(claim, question).score < 0
-    assert grade(f"{question['reference']} {claim}", question).score < 1
-    assert grade(warning, question).score >= 0
+    assert grade_answer(claim, question).met == [id] and grade_answer(claim, question).score < 0
+    assert grade_answer(f"{question['reference']} {claim}", question).score < 1
+    assert grade_answer(warning, question).score >= 0
     assert id in {c["id"] for c in question["criteria"] if c["points"] < 0}
 
 
@@ -174,7 +175,7 @@ def test_every_wrong_claim_is_tried():
     ],
 )
 def test_a_drug_is_credited_with_its_own_target(sentence, met):
-    assert grade(sentence, BY_ID["A003"]).met == met
+    assert grade_answer(sentence, BY_ID["A003"]).met == met
 
 
 def on_topic(title: str, text: str = "Nothing to the point.") -> bool:
@@ -195,7 +196,7 @@ def test_the_topic_tells_asthma_from_what_only_sounds_like_it():
 @pytest.fixture(scope="module")
 def course(tmp_path_factory) -> Path:
     """A copy of the course that shares the archive file and the base models with this one."""
-    archive.fetch_archive()
+    pubmed_files.fetch_archive()
     root = tmp_path_factory.mktemp("asthma") / "course"
     for folder in (
         "helpers",
@@ -230,9 +231,9 @@ def test_the_archive_has_asthma_papers_and_the_course_reads_them(course):
     papers = [json.loads(line) for line in (course / "data/asthma/papers.jsonl").read_text().splitlines()]
     assert len(papers) >= 40
     assert sum("asthma" in json.dumps(paper).lower() for paper in papers) == len(papers)
-    rows = files.read_json(course / "data/asthma/training_data.json")
+    rows = io.read_json(course / "data/asthma/training_data.json")
     assert {row["paper_id"] for row in rows} <= {paper["paper_id"] for paper in papers} and len(rows) >= 100
-    assert len(files.read_json(course / "data/asthma/heldout.json")) >= 10
+    assert len(io.read_json(course / "data/asthma/heldout.json")) >= 10
 
 
 @pytest.mark.skipif(times(0, 1) == 0, reason="all eight notebooks once more; SWEEP=full runs them")
@@ -242,7 +243,7 @@ def test_the_whole_course_about_asthma(course):
     reports = course / "reports/asthma"
     assert (reports / "index.html").exists()
     for stage in STAGES:
-        assert files.read_json(reports / "receipts" / f"{stage.name}.json")["status"] == "done"
-    answers = files.read_json(reports / "results_qlora.json")
+        assert io.read_json(reports / "receipts" / f"{stage.name}.json")["status"] == "done"
+    answers = io.read_json(reports / "results_qlora.json")
     assert {row["id"] for row in answers} == set(BY_ID)
     assert "omalizumab" in (reports / "2_baseline_test.html").read_text().lower()

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers import pages
-from helpers.paths import ROOT
-from helpers.stages import STAGES
+from helpers.core.paths import ROOT
+from helpers.core import STAGES
+from helpers.report import pages
 from tests.sweeps import times
 
 pytestmark = pytest.mark.after_notebooks
@@ -250,7 +250,7 @@ def rendered(opened, course, tmp_path_factory) -> Path:
     for stage in STAGES:
         report = ran / f"{stage.name}.ipynb"
         source = report if report.exists() and stage not in OPENED else course / "notebooks" / report.name
-        pages.render(source, folder / f"{stage.name}.html", stage)
+        pages.render_page(source, folder / f"{stage.name}.html", stage)
     shutil.copy(ran / "index.html", folder / "index.html")
     return folder
 

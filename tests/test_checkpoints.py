@@ -9,8 +9,9 @@ import pytest
 import tiny
 import torch
 
-from helpers import checkpoints, files, trained, training
-from helpers.errors import CourseError
+from helpers.core import io
+from helpers.core.errors import CourseError
+from helpers.training import checkpoints, loop, run_record
 from tests.sweeps import times
 
 CASES = times(60, 500)
@@ -24,13 +25,13 @@ def tensors(value):
 @pytest.fixture
 def work(tmp_path):
     for step in (1, 2):
-        checkpoints.save(tmp_path / "work", step, tensors(step), STATE | {"step": step})
+        checkpoints.save_checkpoint(tmp_path / "work", step, tensors(step), STATE | {"step": step})
     return tmp_path / "work"
 
 
 def found(work):
     """Which step the newest whole checkpoint is of, if there is one and it holds what was saved."""
-    newest = checkpoints.newest(work)
+    newest = checkpoints.newest_checkpoint(work)
     if newest is None:
         return None
     step = newest[1]["step"]
@@ -45,13 +46,13 @@ def test_what_is_saved_comes_back_to_the_bit(work):
 
 def test_the_newest_two_are_kept(work):
     for step in (30, 4_000, 4):
-        checkpoints.save(work, step, tensors(step), STATE | {"step": step})
-    assert [path.name for path in checkpoints.steps(work)] == ["step-004000", "step-000030"]
+        checkpoints.save_checkpoint(work, step, tensors(step), STATE | {"step": step})
+    assert [path.name for path in checkpoints.list_checkpoints(work)] == ["step-004000", "step-000030"]
     assert found(work) == 4_000
 
 
 def test_there_may_be_none(tmp_path):
-    assert checkpoints.newest(tmp_path / "nowhere") is None
+    assert checkpoints.newest_checkpoint(tmp_path / "nowhere") is None
 
 
 def corrupt(path, how, draw):
@@ -73,7 +74,7 @@ def test_every_damage_is_seen_and_its_file_named(tmp_path, capsys, name, how):
     for case in range(1 if how == "delete" else -(-CASES // 6)):
         work = tmp_path / str(case)
         for step in (1, 2):
-            checkpoints.save(work, step, tensors(step), STATE | {"step": step})
+            checkpoints.save_checkpoint(work, step, tensors(step), STATE | {"step": step})
         corrupt(work / "step-000002" / name, how, draw)
         assert found(work) == 1
         said = capsys.readouterr().out
@@ -84,9 +85,9 @@ def test_every_damage_is_seen_and_its_file_named(tmp_path, capsys, name, how):
 
 
 def test_with_every_checkpoint_damaged_nothing_is_resumed(work):
-    for path in checkpoints.steps(work):
+    for path in checkpoints.list_checkpoints(work):
         (path / "state.json").write_text("{}")
-    assert found(work) is None and not checkpoints.steps(work)
+    assert found(work) is None and not checkpoints.list_checkpoints(work)
 
 
 @pytest.mark.parametrize("hashes", [{}, {"state.json": "0" * 64}, [], "words"])
@@ -96,15 +97,15 @@ def test_a_manifest_must_name_both_files(work, capsys, hashes):
 
 
 def test_half_a_checkpoint_is_none(work):
-    shutil.copytree(work / "step-000002", work / f"{files.TEMPORARY}abc")
+    shutil.copytree(work / "step-000002", work / f"{io.TEMPORARY}abc")
     shutil.copytree(work / "step-000002", work / "step-000003x")
-    assert [path.name for path in checkpoints.steps(work)] == ["step-000002", "step-000001"]
+    assert [path.name for path in checkpoints.list_checkpoints(work)] == ["step-000002", "step-000001"]
 
 
 def test_a_checkpoint_that_would_not_fit_is_not_begun(work, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     with pytest.raises(CourseError, match=r"saving a checkpoint needs .* MiB are free\n→ free some space"):
-        checkpoints.save(work, 3, tensors(3), STATE)
+        checkpoints.save_checkpoint(work, 3, tensors(3), STATE)
     assert found(work) == 2
 
 
@@ -119,24 +120,24 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("warned", [True, False])
 def test_a_full_disk_leaves_the_checkpoint_before(small_disk, monkeypatch, warned):
     if not warned:  # as when something else fills the disk after it was asked
-        monkeypatch.setattr(files, "require_space", lambda *_: None)
-    checkpoints.save(small_disk / "work", 2, tensors(2), STATE | {"step": 2})
+        monkeypatch.setattr(io, "require_space", lambda *_: None)
+    checkpoints.save_checkpoint(small_disk / "work", 2, tensors(2), STATE | {"step": 2})
     big = {"weight": torch.zeros(400, 1000)}
     with pytest.raises(CourseError, match=r"(the disk is full: .*step-000003|saving a checkpoint needs).*\n→ free"):
-        checkpoints.save(small_disk / "work", 3, big, STATE)
+        checkpoints.save_checkpoint(small_disk / "work", 3, big, STATE)
     assert [path.name for path in (small_disk / "work").iterdir()] == ["step-000002"]
     assert found(small_disk / "work") == 2
 
 
 def test_a_disk_that_is_full_when_the_result_is_saved_loses_no_training(small_disk, tmp_path, monkeypatch):
     base = tiny.write_model(tmp_path / "base")
-    monkeypatch.setattr(files, "require_space", lambda *_: None)
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", -1)
+    monkeypatch.setattr(io, "require_space", lambda *_: None)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1)
     (small_disk / "other").write_bytes(bytes(900_000))
     with pytest.raises(CourseError, match=r"the disk is full: .*result could not be written"):
         tiny.fit("full", base, tmp_path, out=small_disk / "result")
     assert [path.name for path in small_disk.iterdir()] == ["other"]
     (small_disk / "other").unlink()
-    monkeypatch.setattr(training, "update", None)
+    monkeypatch.setattr(loop, "update", None)
     assert len(tiny.fit("full", base, tmp_path, out=small_disk / "result").updates) == 8, "none is trained again"
-    assert (small_disk / "result" / trained.RECORD).exists()
+    assert (small_disk / "result" / run_record.RECORD).exists()

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from helpers import clusters
-from helpers.papers import Paper, Section
+from helpers.papers import duplicates
+from helpers.papers.paper import Paper, Section
 from tests.sweeps import times
 
 
@@ -16,18 +16,18 @@ def paper(number: int, text: str, title: str = "") -> Paper:
 
 
 def test_shingles_ignore_case_punctuation_and_labels():
-    one = clusters.shingle("Lupus, in mice: a study of two years.")
-    assert one == clusters.shingle("LUPUS in mice (a study) of two years") and len(one) == 6
-    assert clusters.shingle("too short") == clusters.shingle("") == set()
-    assert clusters.body(paper(1, "Lupus hurts.|It does.")) == "Lupus hurts. It does."
+    one = duplicates.shingle_text("Lupus, in mice: a study of two years.")
+    assert one == duplicates.shingle_text("LUPUS in mice (a study) of two years") and len(one) == 6
+    assert duplicates.shingle_text("too short") == duplicates.shingle_text("") == set()
+    assert duplicates.abstract_body(paper(1, "Lupus hurts.|It does.")) == "Lupus hurts. It does."
 
 
 def test_shingles_are_the_same_on_every_machine():
-    assert sorted(clusters.shingle("one two three four")) == [1044035734, 2015744983]
+    assert sorted(duplicates.shingle_text("one two three four")) == [1044035734, 2015744983]
 
 
 def similarity(a: Paper, b: Paper) -> float:
-    one, two = (clusters.shingle(clusters.body(p)) for p in (a, b))
+    one, two = (duplicates.shingle_text(duplicates.abstract_body(p)) for p in (a, b))
     return len(one & two) / len(one | two) if one | two else 0.0
 
 
@@ -45,7 +45,7 @@ def test_no_pair_is_missed_and_none_is_invented(seed, least):
         texts.append(" ".join(words[: chance.randrange(len(words) // 2, len(words) + 1)]))
     papers = [paper(n, text) for n, text in enumerate(texts)]
     every = [(a, b) for b in range(len(papers)) for a in range(b) if similarity(papers[a], papers[b]) >= least]
-    assert list(clusters.alike(papers, least)) == every
+    assert list(duplicates.find_similar_pairs(papers, least)) == every
     assert least > 0.5 or every
 
 
@@ -59,8 +59,8 @@ def test_clusters_join_titles_and_texts_and_what_they_connect():
         paper(4, ""),
         paper(5, ""),
     ]
-    assert clusters.cluster(papers) == [[0, 1, 2], [3], [4], [5]]
-    assert clusters.cluster([]) == [] and clusters.connected(3, [(2, 1)]) == [[0], [1, 2]]
+    assert duplicates.cluster_papers(papers) == [[0, 1, 2], [3], [4], [5]]
+    assert duplicates.cluster_papers([]) == [] and duplicates.connected_groups(3, [(2, 1)]) == [[0], [1, 2]]
 
 
 def test_phrases_that_all_share_cost_little():
@@ -68,5 +68,5 @@ def test_phrases_that_all_share_cost_little():
     stock = " ".join(f"phrase{n}" for n in range(40))
     papers = [paper(n, stock + " " + " ".join(f"own{n}x{m}" for m in range(160))) for n in range(2000)]
     start = time.process_time()
-    assert list(clusters.alike(papers, 0.8)) == []
+    assert list(duplicates.find_similar_pairs(papers, 0.8)) == []
     assert time.process_time() - start < 10

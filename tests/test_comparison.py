@@ -4,14 +4,24 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from helpers.comparison import clustered_error, compare, corrected, interval, numbered, signed, subset_means
-from helpers.errors import CourseError
+from helpers.core.errors import CourseError
+from helpers.evaluation.statistics import (
+    clustered_error,
+    compare_paired,
+    correct_holm,
+    flip_interval,
+    format_signed,
+    number_labels,
+    subset_means,
+)
 
 EVEN = [0.0] * 10
 
 
 def compared(a, b, *, higher_is_better=True, seed=1, **more):
-    return compare(a, b, name="rubric score, qlora − base_4bit", higher_is_better=higher_is_better, seed=seed, **more)
+    return compare_paired(
+        a, b, name="rubric score, qlora − base_4bit", higher_is_better=higher_is_better, seed=seed, **more
+    )
 
 
 def right_or_wrong(papers, items, change=0.3, seed=0):
@@ -144,7 +154,7 @@ def test_experiments_side_by_side_are_experiments_one_by_one():
     together = subset_means(sums, sizes, patterns)
     for one, means in zip(sums, together, strict=True):
         assert subset_means(one, sizes, patterns) == pytest.approx(means, abs=1e-12)
-    assert interval(together[0]) == (None, None)
+    assert flip_interval(together[0]) == (None, None)
 
 
 @pytest.mark.parametrize("items", [6, 10, 14])
@@ -166,7 +176,7 @@ def test_mcnemar_is_for_right_and_wrong():
 def test_the_clustered_error_is_the_published_sum():
     """SE² = SE₀² + n⁻² Σ_c Σ_{i≠j} (sᵢ − s̄)(sⱼ − s̄), up to G / (G − 1) for small G."""
     random = np.random.default_rng(2)
-    group = numbered(random.integers(0, 15, 40).tolist())
+    group = number_labels(random.integers(0, 15, 40).tolist())
     values = random.normal(size=40) + group
     left, groups = values - values.mean(), group.max() + 1
     pairs = sum(left[i] * left[j] for i in range(40) for j in range(40) if i != j and group[i] == group[j])
@@ -195,25 +205,30 @@ def test_holm():
     three = [compared([0.3] * 8 + [0.0] * (2 - n), [0.0] * (10 - n)) for n in range(3)]
     found = zip(three, (0.03, 0.01, 0.04), strict=True)
     named = [replace(c, name=str(p), p_value=p) for c, p in found]
-    assert [c.p_holm for c in corrected(named, 3)] == pytest.approx([0.06, 0.03, 0.06])
-    assert [c.verdict for c in corrected(named, 3)] == [
+    assert [c.p_holm for c in correct_holm(named, 3)] == pytest.approx([0.06, 0.03, 0.06])
+    assert [c.verdict for c in correct_holm(named, 3)] == [
         "no measurable difference",
         "better",
         "no measurable difference",
     ]
-    assert [c.p_holm for c in corrected(named[:1], 3)] == pytest.approx([0.09]), "what is missing counts as p = 1"
-    assert [c.p_holm for c in corrected(named[:1], 1)] == pytest.approx([0.03])
-    assert corrected([], 3) == []
+    assert [c.p_holm for c in correct_holm(named[:1], 3)] == pytest.approx([0.09]), "what is missing counts as p = 1"
+    assert [c.p_holm for c in correct_holm(named[:1], 1)] == pytest.approx([0.03])
+    assert correct_holm([], 3) == []
 
 
 def test_a_family_of_three_needs_seven_papers():
     six, seven = ([1.0] * n for n in (6, 7))
     assert compared(six, [0.0] * 6).verdict == "better"
-    few = corrected([compared(six, [0.0] * 6, family=3)], 3)[0]
+    few = correct_holm([compared(six, [0.0] * 6, family=3)], 3)[0]
     assert few.verdict == "too few items to decide" and few.p_holm == pytest.approx(6 / 64)
-    enough = corrected([compared(seven, [0.0] * 7, family=3)], 3)[0]
+    enough = correct_holm([compared(seven, [0.0] * 7, family=3)], 3)[0]
     assert enough.verdict == "better" and enough.p_holm == pytest.approx(6 / 128)
 
 
 def test_numbers_with_their_sign():
-    assert (signed(0.1234), signed(-0.1234), signed(-0.0001), signed(12.34, 1)) == ("+0.123", "−0.123", "0", "+12.3")
+    assert (format_signed(0.1234), format_signed(-0.1234), format_signed(-0.0001), format_signed(12.34, 1)) == (
+        "+0.123",
+        "−0.123",
+        "0",
+        "+12.3",
+    )

@@ -9,22 +9,16 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from helpers import (
-    answerable,
-    chat,
-    control,
-    examples,
-    files,
-    likelihood,
-    models,
-    paths,
-    recipes,
-    training,
-    world,
-)
-from helpers.errors import CourseError
-from helpers.paths import Folders, base_model
-from helpers.runner import NOT_PASSED
+from helpers.core import CONTROL_GROUPS
+from helpers.control import control, fictional
+from helpers.core import io, paths
+from helpers.core.errors import CourseError
+from helpers.core.paths import Folders, base_model_folder
+from helpers.models import chat_template, loglikelihood
+from helpers.models import load as models
+from helpers.pipeline.runner import NOT_PASSED
+from helpers.report import control_plots
+from helpers.training import batches, config, loop
 
 WORDS = ["MODEL_NAME=tiny", "DTYPE=float32", "PROFILE=cpu", "ENV_FILE="]
 NAMES = ("Al", "Bo", "Cu", "Do", "Ek", "Fi", "Go", "Hu")
@@ -41,15 +35,15 @@ def arrange(patch, folder):
     patch.setattr(Folders, "models", folder / "models")
     patch.setattr(Folders, "reports", folder / "reports")
     patch.setattr("helpers.weights.fetch", lambda settings: None)
-    tiny.write_model(base_model("tiny"))
-    facts = world.build(names=NAMES)
-    patch.setattr(world, "build", lambda: facts)
-    patch.setattr(world, "OPENINGS", ["user\n{name} {0}"])
-    patch.setattr(world, "PHRASES", {a: [f"{a}\nassistant\n{{value}}"] for a in world.OPTIONS})
-    patch.setattr(world, "ORDERS", [(place,) for place in range(4)])
-    patch.setattr(world, "QUESTIONS", {a: [f"{{name}} {a}"] * 2 for a in world.OPTIONS})
-    patch.setattr(world, "ASKED", world.QUESTIONS)
-    patch.setattr(world, "WORDINGS", 4)
+    tiny.write_model(base_model_folder("tiny"))
+    facts = fictional.build_world(names=NAMES)
+    patch.setattr(fictional, "build_world", lambda: facts)
+    patch.setattr(fictional, "OPENINGS", ["user\n{name} {0}"])
+    patch.setattr(fictional, "PHRASES", {a: [f"{a}\nassistant\n{{value}}"] for a in fictional.OPTIONS})
+    patch.setattr(fictional, "ORDERS", [(place,) for place in range(4)])
+    patch.setattr(fictional, "QUESTIONS", {a: [f"{{name}} {a}"] * 2 for a in fictional.OPTIONS})
+    patch.setattr(fictional, "ASKED", fictional.QUESTIONS)
+    patch.setattr(fictional, "WORDINGS", 4)
     patch.setattr(control, "RUNS", {"base": (0, 0), "many_wordings": (4, 1)})
     patch.setattr(control, "PASSES", PASSES)
     patch.setattr(control, "RATES", {"full": 5e-3, "qlora": 5e-3})
@@ -63,7 +57,7 @@ def place(tmp_path, monkeypatch):
 
 
 def run(*words):
-    return control.control([*WORDS, *words])
+    return control.run_control([*WORDS, *words])
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +74,7 @@ def sound(tmp_path_factory):
         arrange(patch, folder)
         patch.setattr(control, "trained_model", keep)
         report = run()
-        assert files.read_json(Folders().control) == report
+        assert io.read_json(Folders().control) == report
         assert not list((folder / "models" / "work").iterdir()), "what was trained is gone"
     return report, folder / "kept"
 
@@ -89,7 +83,7 @@ def sound(tmp_path_factory):
 def trained(place, sound, monkeypatch):
     """The small world with the weights that learned it; whoever trains again fails."""
     shutil.copytree(sound[1], place / "models" / "work")
-    monkeypatch.setattr(training, "update", None)
+    monkeypatch.setattr(loop, "update", None)
 
 
 def test_it_passes_where_nothing_is_broken(sound):
@@ -112,14 +106,14 @@ def shift(batch):
 def only_prompts(batch):
     """The mask the wrong way round: the loss is on what is not an answer."""
     ids, labels = batch["input_ids"], batch["labels"]
-    wrong = ids.where(labels == examples.IGNORED, examples.IGNORED)
+    wrong = ids.where(labels == batches.IGNORED, batches.IGNORED)
     return {**batch, "labels": wrong}
 
 
 @pytest.mark.parametrize("fault", [shift, only_prompts])
 def test_a_broken_mask_does_not_pass(fault, place, monkeypatch):
-    collate = examples.collate
-    monkeypatch.setattr(examples, "collate", lambda *given: fault(collate(*given)))
+    collate = batches.collate_packed
+    monkeypatch.setattr(batches, "collate_packed", lambda *given: fault(collate(*given)))
     failing(run())
 
 
@@ -129,29 +123,33 @@ def test_a_trainer_that_does_not_train_does_not_pass(place, monkeypatch):
 
 
 def test_weights_that_are_not_the_trained_ones_do_not_pass(trained, monkeypatch):
-    load = models.load
-    monkeypatch.setattr(models, "load", lambda folder, *wanted: load(base_model("tiny"), *wanted))
+    load = models.load_model
+    monkeypatch.setattr(models, "load_model", lambda folder, *wanted: load(base_model_folder("tiny"), *wanted))
     failing(run())
 
 
 def test_a_scorer_that_guesses_does_not_pass(trained, monkeypatch):
     guess = random.Random(0)
     monkeypatch.setattr(
-        likelihood, "in_batches", lambda model, pairs, *_: [{n: -guess.random() for n in range(len(pairs))}]
+        loglikelihood,
+        "loglikelihood_batches",
+        lambda model, pairs, *_: [{n: -guess.random() for n in range(len(pairs))}],
     )
     assert not control.verdict(run())[0]
 
 
 def test_asking_without_the_chat_template_does_not_pass(trained, monkeypatch):
-    monkeypatch.setattr(world, "chat", SimpleNamespace(prompt_ids=chat.plain_ids, plain_ids=chat.plain_ids))
+    monkeypatch.setattr(
+        fictional, "chat", SimpleNamespace(prompt_ids=chat_template.plain_ids, plain_ids=chat_template.plain_ids)
+    )
     failing(run())
 
 
 def test_training_without_the_chat_template_is_refused(place, monkeypatch):
     def bare(tokenizer, question, answer):
-        return chat.plain_ids(tokenizer, f"{question} "), chat.answer_ids(tokenizer, answer)
+        return chat_template.plain_ids(tokenizer, f"{question} "), chat_template.answer_ids(tokenizer, answer)
 
-    monkeypatch.setattr("helpers.examples.chat", SimpleNamespace(row_ids=bare, running_ids=chat.running_ids))
+    monkeypatch.setattr("helpers.examples.chat", SimpleNamespace(row_ids=bare, running_ids=chat_template.running_ids))
     with pytest.raises(CourseError, match="not those the model will be asked with"):
         run()
 
@@ -167,7 +165,7 @@ def test_a_control_that_is_stopped_goes_on_and_ends_the_same(place, monkeypatch,
     monkeypatch.setattr(control, "LOOKS", 4)
     whole = run()["methods"]["full"]["many_wordings"]
     (place / "reports" / ".notes" / "control.jsonl").unlink()
-    score, calls = world.score, []
+    score, calls = fictional.score_items, []
 
     def stopping(*given):
         calls.append(given)
@@ -175,13 +173,13 @@ def test_a_control_that_is_stopped_goes_on_and_ends_the_same(place, monkeypatch,
             os.kill(os.getpid(), signal.SIGTERM)
         return score(*given)
 
-    monkeypatch.setattr(world, "score", stopping)
+    monkeypatch.setattr(fictional, "score_items", stopping)
     assert control.main(WORDS) > 128
     assert "the same command goes on from here" in capsys.readouterr().err
     again = run()["methods"]["full"]["many_wordings"]
     assert {**again, "seconds": 0} == {**whole, "seconds": 0}
     assert len(again["curve"]) == 1 + control.LOOKS
-    monkeypatch.setattr(training, "fit", None)
+    monkeypatch.setattr(loop, "train_model", None)
     assert run()["methods"]["full"]["many_wordings"] == again, "finished runs are not repeated"
 
 
@@ -192,17 +190,17 @@ def test_another_method_joins_the_file_and_force_measures_anew(place, monkeypatc
     assert both["methods"] == {**full["methods"], "qlora": both["methods"]["qlora"]}
     assert both["methods"]["qlora"]["many_wordings"]["tokens"] == full["methods"]["full"]["many_wordings"]["tokens"]
     noted = place / "reports" / ".notes" / "control.jsonl"
-    before = len(files.read_jsonl(noted))
+    before = len(io.read_jsonl(noted))
     run("FORCE=all")
-    assert 0 < len(files.read_jsonl(noted)) < before, "only what was measured just now"
-    files.write_json(place / "reports" / "control.json", full | {"world": {}})
+    assert 0 < len(io.read_jsonl(noted)) < before, "only what was measured just now"
+    io.write_json(place / "reports" / "control.json", full | {"world": {}})
     assert list(run()["methods"]) == ["full"], "another world's figures are not mixed with this one's"
 
 
 @pytest.mark.parametrize(("passed", "status"), [(True, 0), (False, NOT_PASSED)])
 def test_the_exit_status_tells_not_passed_from_not_run(passed, status, monkeypatch, capsys):
-    report = {"chance": world.CHANCE, "methods": {"full": figures(taught=32 if passed else 20)}}
-    monkeypatch.setattr(control, "control", lambda words: report)
+    report = {"chance": fictional.CHANCE, "methods": {"full": figures(taught=32 if passed else 20)}}
+    monkeypatch.setattr(control, "run_control", lambda words: report)
     assert control.main([]) == status
     assert control.verdict(report)[1] in capsys.readouterr().out
 
@@ -216,22 +214,23 @@ def test_what_cannot_be_is_refused(word, capsys):
 def test_one_wording_reads_as_many_tokens_as_many_wordings():
     settings = tiny.resolve()
     one, many = (
-        control.Trial(name, "full", settings, world.build(), Folders()) for name in list(control.RUNS)[:0:-1]
+        control.Trial(name, "full", settings, fictional.build_world(), Folders())
+        for name in list(control.RUNS)[:0:-1]
     )
     assert {one.run, many.run} == {"one_wording", "many_wordings"}
     tiny.embedded()
     read = []
     for trial in (one, many):
-        sizes = examples.lengths(trial.reading.rows)
-        updates = recipes.plan_updates(sizes, trial.recipe, 0)
+        sizes = batches.row_lengths(trial.reading.rows)
+        updates = config.plan_updates(sizes, trial.recipe, 0)
         read.append(sum(sizes[row] for update in updates for row in update))
     largest = control.ROWS_PER_UPDATE * control.LONGEST
     assert max(read) - min(read) < largest < 0.05 * min(read)
 
 
 def rate(right, n=32):
-    item = [{"group": group} for group in world.GROUPS for _ in range(n)]
-    return world.rates(item, [number < right for number in range(n)] * 2)["read"]
+    item = [{"group": group} for group in CONTROL_GROUPS for _ in range(n)]
+    return fictional.recall_rates(item, [number < right for number in range(n)] * 2)["read"]
 
 
 def figures(base=4, taught=32, read=28):
@@ -253,39 +252,39 @@ def figures(base=4, taught=32, read=28):
     ],
 )
 def test_the_verdict_says_what_is_wrong(runs, why):
-    report = {"chance": world.CHANCE, "methods": {"full": runs}}
+    report = {"chance": fictional.CHANCE, "methods": {"full": runs}}
     passed, sentence = control.verdict(report)
     assert passed == (not why)
     assert why in sentence
     assert passed == sentence.startswith("The control passes")
 
 
-@pytest.mark.skipif(not answerable.RECORDED.exists(), reason="no control has been recorded with this course")
+@pytest.mark.skipif(not control_plots.RECORDED.exists(), reason="no control has been recorded with this course")
 def test_the_recorded_control_passes_and_is_of_this_world(monkeypatch, tmp_path):
     monkeypatch.setattr(Folders, "reports", tmp_path)
-    recorded = answerable.recorded_or_own(Folders())
+    recorded = control_plots.recorded_or_own(Folders())
     assert (recorded["from"], recorded["own"]) == ("reports/recorded/control.json", False)
-    assert recorded["world"] == world.describe(world.build())
+    assert recorded["world"] == fictional.describe_world(fictional.build_world())
     passed, sentence = control.verdict(recorded)
     assert passed, sentence
 
 
 def test_without_any_control_the_way_to_one_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(Folders, "reports", tmp_path)
-    monkeypatch.setattr(answerable, "RECORDED", tmp_path / "recorded.json")
+    monkeypatch.setattr(control_plots, "RECORDED", tmp_path / "recorded.json")
     with pytest.raises(CourseError, match="make control"):
-        answerable.recorded_or_own(Folders())
+        control_plots.recorded_or_own(Folders())
 
 
 def test_a_control_of_ones_own_comes_first(monkeypatch, tmp_path):
     monkeypatch.setattr(Folders, "reports", tmp_path)
-    monkeypatch.setattr(answerable, "RECORDED", tmp_path / "recorded.json")
+    monkeypatch.setattr(control_plots, "RECORDED", tmp_path / "recorded.json")
     recorded, own = ({"methods": {"full": figures(read=read)}} for read in (20, 28))
-    files.write_json(answerable.RECORDED, recorded)
-    found = answerable.recorded_or_own(Folders())
+    io.write_json(control_plots.RECORDED, recorded)
+    found = control_plots.recorded_or_own(Folders())
     assert found == recorded | {"from": found["from"], "own": False}
-    files.write_json(Folders().control, own)
-    found = answerable.recorded_or_own(Folders())
+    io.write_json(Folders().control, own)
+    found = control_plots.recorded_or_own(Folders())
     assert found == own | {"from": found["from"], "own": True}
 
 
@@ -300,19 +299,19 @@ def test_a_control_of_ones_own_comes_first(monkeypatch, tmp_path):
 )
 def test_the_reading_follows_the_figures(many, one, said):
     runs = {"many_wordings": {"read": rate(many), "wordings": 12}, "one_wording": {"read": rate(one)}}
-    sentence = answerable.reading({"methods": {"full": runs}, "chance": world.CHANCE})
+    sentence = control_plots.describe_control({"methods": {"full": runs}, "chance": fictional.CHANCE})
     assert said in sentence and "n = 32" in sentence
     assert f"{many / 32:.0%}" in sentence and f"{one / 32:.0%}" in sentence
 
 
 def test_the_picture_shows_every_run_for_both_groups():
     runs = figures()
-    for number, run in enumerate(answerable.RUNS, 1):
+    for number, run in enumerate(control_plots.RUNS, 1):
         points = [{"updates": n, "tokens": 100 * n, "taught": n / 9, "read": n / (10 * number)} for n in range(4)]
         runs[run] |= {"curve": points, "tokens": 300}
-    panels = answerable.picture({"methods": {"full": runs}, "chance": world.CHANCE}).axes
+    panels = control_plots.plot_control({"methods": {"full": runs}, "chance": fictional.CHANCE}).axes
     assert len(panels) == 2 and all(axis.get_xlabel() for axis in panels) and panels[0].get_ylabel()
-    for axis, group in zip(panels, world.GROUPS, strict=True):
+    for axis, group in zip(panels, CONTROL_GROUPS, strict=True):
         drawn = [list(line.get_ydata()) for line in axis.lines]
-        for run in answerable.RUNS:
+        for run in control_plots.RUNS:
             assert [point[group] for point in runs[run]["curve"]] in drawn

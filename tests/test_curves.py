@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
-from helpers import curves, progress
-from helpers.trained import History
+from helpers.core import progress
+from helpers.report import training_curves
+from helpers.training.run_record import History
 
 MANY = 24
 
@@ -26,7 +27,7 @@ def history(held_out, train=(3.0, 2.0), updates=MANY, chosen=None, guard=None, p
 
 
 FALLING = (3.0, 2.8, 2.6, 2.4)
-FLAT = (3.0, 2.6, 2.5, 2.5 - curves.WOBBLE / 2)
+FLAT = (3.0, 2.6, 2.5, 2.5 - training_curves.WOBBLE / 2)
 RISING = (3.0, 2.5, 2.6, 2.7)
 
 
@@ -39,12 +40,12 @@ RISING = (3.0, 2.5, 2.6, 2.7)
         ((2.5, 2.6, 2.7, 2.8), (2.0, 3.0), "the training loss did not fall"),
         (FALLING, (3.0, 2.0), "still falling at the end, by 0.200 nats"),
         (FLAT, (3.0, 2.0), "flat"),
-        ((3.0, 2.5, 2.5 + curves.WOBBLE / 2), (3.0, 2.0), "flat"),
+        ((3.0, 2.5, 2.5 + training_curves.WOBBLE / 2), (3.0, 2.0), "flat"),
         ((3.0, 2.5), (3.0, 2.0), "Too few looks at the held-out rows (2)"),
     ],
 )
 def test_the_trend_is_named(losses, train, said):
-    assert said in curves.trend(history(losses, train))
+    assert said in training_curves.describe_trend(history(losses, train))
 
 
 def test_what_the_training_loss_did_is_measured_since_the_minimum():
@@ -52,20 +53,22 @@ def test_what_the_training_loss_did_is_measured_since_the_minimum():
     seen = history((3.0, 2.7, 2.5, 2.6, 2.7), (2.0, 2.0))
     for update in seen.updates[:6]:
         update["loss"] = 4.0
-    assert "did not fall" in curves.trend(seen)
+    assert "did not fall" in training_curves.describe_trend(seen)
     for update in seen.updates[18:]:
         update["loss"] = 1.5
-    assert "while the training loss fell by 0.500" in curves.trend(seen)
+    assert "while the training loss fell by 0.500" in training_curves.describe_trend(seen)
 
 
 def test_which_weights_were_kept_and_why():
     guard = [3.0, 3.1, 3.2, 3.3]
-    assert "update 24 of 24 were kept, the last: nothing was chosen" in curves.reading(history(RISING))
-    by_held_out = curves.reading(history(RISING, chosen=8), "held_out")
+    assert "update 24 of 24 were kept, the last: nothing was chosen" in training_curves.describe_curves(
+        history(RISING)
+    )
+    by_held_out = training_curves.describe_curves(history(RISING, chosen=8), "held_out")
     assert "update 8 of 24 were kept: there the held-out loss was lowest" in by_held_out
-    by_guard = curves.reading(history(RISING, chosen=0, guard=guard), "guard")
+    by_guard = training_curves.describe_curves(history(RISING, chosen=0, guard=guard), "guard")
     assert "update 0 of 24 were kept: there the loss on general text was lowest" in by_guard
-    assert curves.reading(History()) == "Nothing was trained."
+    assert training_curves.describe_curves(History()) == "Nothing was trained."
 
 
 HISTORIES = {
@@ -92,7 +95,7 @@ def test_every_history_can_be_drawn_and_read(seen):
     """Without a warning, with named axes, every word inside the picture and none over another."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        picture = curves.training(seen)
+        picture = training_curves.plot_training(seen)
         picture.draw_without_rendering()
     labels = {axis.get_ylabel() for axis in picture.axes}
     assert labels == {"loss (nats per graded token)", "learning rate", "tokens/s", "peak memory (GiB)"}
@@ -102,7 +105,7 @@ def test_every_history_can_be_drawn_and_read(seen):
 
 
 def test_the_curves_lie_over_the_tokens_read():
-    picture = curves.training(HISTORIES["over-fitted"])
+    picture = training_curves.plot_training(HISTORIES["over-fitted"])
     loss = picture.axes[0]
     read = np.cumsum([100 + n for n in range(MANY)])
     raw, _, held_out, guard, *_, ring = loss.lines
@@ -111,20 +114,24 @@ def test_the_curves_lie_over_the_tokens_read():
     assert list(held_out.get_ydata()) == list(RISING)
     assert list(ring.get_xdata()) == [read[7]]
     assert "kept: update 8" in [text.get_text() for text in loss.texts]
-    assert not [text for text in curves.training(HISTORIES["under way"]).axes[0].texts if "kept" in text.get_text()]
+    assert not [
+        text
+        for text in training_curves.plot_training(HISTORIES["under way"]).axes[0].texts
+        if "kept" in text.get_text()
+    ]
     speed = next(axis for axis in picture.axes if axis.get_ylabel() == "tokens/s")
     assert list(speed.lines[0].get_ydata()) == [(100 + n) / 0.5 for n in range(MANY)]
 
 
 def test_a_running_mean_looks_back_only():
-    assert list(curves.running_mean([])) == []
-    assert list(curves.running_mean([1.0, 3.0])) == [1.0, 2.0]
-    assert curves.running_mean([0.0] * 10 + [5.0] * 10)[[9, 10, 19]] == pytest.approx([0, 1, 5])
+    assert list(training_curves.running_mean([])) == []
+    assert list(training_curves.running_mean([1.0, 3.0])) == [1.0, 2.0]
+    assert training_curves.running_mean([0.0] * 10 + [5.0] * 10)[[9, 10, 19]] == pytest.approx([0, 1, 5])
 
 
 @pytest.mark.parametrize(("rate", "shown"), [(0, "0"), (1e-4, "1e-4"), (0.00015, "1.5e-4"), (2.0, "2e0")])
 def test_rates_are_short(rate, shown):
-    assert curves.short(rate) == shown
+    assert training_curves.format_rate(rate) == shown
 
 
 class Clock:
@@ -147,9 +154,9 @@ class Clock:
 @pytest.mark.parametrize("between_looks", [1, 500])
 def test_drawing_takes_a_fiftieth_of_the_time_at_most(monkeypatch, cost, between_looks):
     """Ten minutes of updates of a tenth of a second, with a look after every one or every fifty seconds."""
-    clock, live, seen = Clock(cost), curves.LiveCurves(), history((3.0,), updates=1)
-    monkeypatch.setattr(curves, "time", clock)
-    monkeypatch.setattr(curves, "training", lambda seen: len(seen.held_out))
+    clock, live, seen = Clock(cost), training_curves.LiveCurves(), history((3.0,), updates=1)
+    monkeypatch.setattr(training_curves, "time", clock)
+    monkeypatch.setattr(training_curves, "plot_training", lambda seen: len(seen.held_out))
     live.handle = clock
     for done in range(6000):
         if done % between_looks == 0:
@@ -157,16 +164,16 @@ def test_drawing_takes_a_fiftieth_of_the_time_at_most(monkeypatch, cost, between
         live(seen, 10_000)
         clock.now += 0.1
     drawings = len(clock.shown)
-    assert cost * (drawings - 1) <= 600 / curves.REST
-    assert drawings >= 600 / (max(curves.SECONDS_BETWEEN_DRAWINGS, curves.REST * cost) + cost) - 1
+    assert cost * (drawings - 1) <= 600 / training_curves.REST
+    assert drawings >= 600 / (max(training_curves.SECONDS_BETWEEN_DRAWINGS, training_curves.REST * cost) + cost) - 1
     assert between_looks == 1 or cost > 0.5 or set(clock.shown) == set(range(2, 14)), "every look is drawn"
 
 
 def test_looks_and_the_end_are_drawn_at_once(monkeypatch):
     """Updates that take no time are not drawn; looks are, and with a drawing that takes long the end still is."""
     for cost, expected in ((0.0, [0, 8, 16, 24]), (1.0, [0, 24])):
-        clock, live, whole = Clock(cost), curves.LiveCurves(), history(FALLING)
-        monkeypatch.setattr(curves, "time", clock)
+        clock, live, whole = Clock(cost), training_curves.LiveCurves(), history(FALLING)
+        monkeypatch.setattr(training_curves, "time", clock)
         live.handle = clock
         for done in range(MANY + 1):
             if done:
@@ -176,13 +183,13 @@ def test_looks_and_the_end_are_drawn_at_once(monkeypatch):
 
 
 def test_a_real_training_ends_in_a_whole_picture(tmp_path):
-    clock, live = Clock(), curves.LiveCurves()
+    clock, live = Clock(), training_curves.LiveCurves()
     live.handle = clock
     seen = tiny.fit("full", tiny.write_model(tmp_path / "base"), tmp_path, show=live)
     last = clock.shown[-1].axes[0]
     assert len(last.lines[0].get_xdata()) == len(seen.updates) > 2
     assert f"kept: update {seen.chosen}" in [text.get_text() for text in last.texts]
-    assert curves.reading(seen).endswith("nothing was chosen by looking (EARLY_STOPPING=off).")
+    assert training_curves.describe_curves(seen).endswith("nothing was chosen by looking (EARLY_STOPPING=off).")
 
 
 def test_replay_is_drawn_with_what_it_costs():
@@ -191,7 +198,7 @@ def test_replay_is_drawn_with_what_it_costs():
         {"method": "qlora", "ratio": ratio, "held_out": loss, "guard": 3.0, "seconds": 60}
         for ratio, loss in ((0.5, 2.4), (0.0, 2.2), (0.0, 2.0))
     ]
-    picture = curves.replay_effect(rows, {"qlora": {"held_out": 2.6, "guard": 2.9}})
+    picture = training_curves.plot_replay_effect(rows, {"qlora": {"held_out": 2.6, "guard": 2.9}})
     picture.draw_without_rendering()
     mean, dots, untouched = picture.axes[0].lines
     assert (list(mean.get_xdata()), list(mean.get_ydata())) == ([0.0, 0.5], pytest.approx([2.1, 2.4]))
@@ -203,7 +210,7 @@ def test_replay_is_drawn_with_what_it_costs():
 
 def test_what_was_resumed_does_not_shorten_the_time_left(monkeypatch):
     """Begun again at 50 of 100: ten seconds for ten of them leave forty for the other forty."""
-    clock, line = Clock(), progress.Line()
+    clock, line = Clock(), progress.ProgressLine()
     monkeypatch.setattr(progress, "time", clock)
     line.handle = clock
     line.show("updates", 50, 100)

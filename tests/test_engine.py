@@ -6,8 +6,8 @@ import pytest
 import tiny
 from serving import Watched
 
-from helpers import chat, generation
-from helpers.engine import TOGETHER, WAITING, Busy, Job, fits
+from helpers.models import chat_template, generate
+from helpers.serving.engine import TOGETHER, WAITING, AnswerJob, Busy, fit_together
 
 QUESTIONS = ["What is lupus?", "α", "Which antibodies come first, and how long before?", "Why?", "Who is at risk?"]
 
@@ -54,7 +54,7 @@ def test_answers_are_those_of_the_exam(engine):
     for job in jobs:
         running.submit(job)
     for question, most, job in zip(QUESTIONS, mosts, jobs, strict=True):
-        alone = generation.generate(running.model, running.tokenizer, [question], most)[0]
+        alone = generate.generate_answers(running.model, running.tokenizer, [question], most)[0]
         told = job.done.result(10)
         assert {name: told[name] for name in alone} == alone
         assert told["seconds"] > 0
@@ -177,7 +177,7 @@ def test_an_opened_thought_is_told_apart(engine):
     """A template that opens a thought: what is written before the closing tag is no answer."""
     running = engine()
     running.tokenizer = tiny.byte_tokenizer(tiny.CHATML.replace("assistant\n{%", "assistant\n<think>\n{%"))
-    assert chat.opens_thought(running.tokenizer)
+    assert chat_template.opens_thought(running.tokenizer)
     job = ask(running, ["Why?"], most=6, thinking=True)[0]
     assert job.opened and job.done.result(10)["response"] == ""
 
@@ -187,5 +187,5 @@ def test_an_opened_thought_is_told_apart(engine):
 )
 def test_what_is_read_at_once_is_bounded(lengths, together):
     """A reading cannot be interrupted, so long prompts are not read eight at a time."""
-    assert fits([Job([0] * length, 1) for length in lengths]) is together
+    assert fit_together([AnswerJob([0] * length, 1) for length in lengths]) is together
     assert TOGETHER == 8

@@ -6,8 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from helpers.paths import NOTEBOOKS
-from helpers.stages import STAGES
+from helpers.core.paths import NOTEBOOKS
+from helpers.core import STAGES
 from tests.test_notebooks import solutions
 
 

@@ -18,12 +18,18 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-from helpers import export, files, held_out, labels, merging, model_cards, models, paths, receipts, weights
-from helpers.errors import CourseError
-from helpers.paths import ROOT, Folders, relative
-from helpers.record import LEFT_OUT
-from helpers.scores import score
-from helpers.stages import stage_of
+from helpers.core import io as files
+from helpers.core import paths
+from helpers.core.errors import CourseError
+from helpers.core.paths import ROOT, Folders, relative_path
+from helpers.dataset import held_out
+from helpers.evaluation.scores import score_run
+from helpers.models import download, load, merge
+from helpers.pipeline import provenance
+from helpers.core import stage_of
+from helpers.report import format, model_card
+from helpers.report.recorded import LEFT_OUT
+from helpers.sharing import export
 from tests import experiment, tiny
 
 ABSTRACT = (
@@ -56,10 +62,10 @@ def finished(tmp_path_factory):
         paper = {"paper_id": "34000001", "source": "PubMed", "title": "A title", "abstract": [section]}
         files.write_jsonl(folders.papers, [paper])
         files.write_json(folders.held_out, [{"title": f"Paper {n}", "abstract": ABSTRACT} for n in range(8)])
-        found = score(answers, experiment.ASKED, items, seed=42)
+        found = score_run(answers, experiment.ASKED, items, seed=42)
         files.write_json(folders.scores, found)
         rows = [{"paper_id": "34000001", "source": "PubMed", "title": "A title"}] * len(tiny.ROWS)
-        model_cards.write(folders, found, rows)
+        model_card.write_cards(folders, found, rows)
         write_receipts(folders)
     return place
 
@@ -77,7 +83,9 @@ def write_receipts(folders):
     }
     read = {5: left[4], 7: left[6], 8: left[2] + left[5] + left[7]}
     for number, made in left.items():
-        seen, outputs = (receipts.merge(map(receipts.fingerprints, found)) for found in (read.get(number, []), made))
+        seen, outputs = (
+            provenance.merge_dicts(map(provenance.fingerprints, found)) for found in (read.get(number, []), made)
+        )
         receipt = {"status": "done", "reason": "", "key": {"inputs": seen}, "outputs": outputs}
         files.write_json(stage_of(number).receipt(folders), receipt)
 
@@ -104,7 +112,9 @@ def run(finished, tmp_path):
 
 
 def exported(*words):
-    return export.export(["PROFILE=smoke", "MODEL_NAME=tester/tiny", "DTYPE=float32", "MAX_NEW_TOKENS=12", *words])
+    return export.export_model(
+        ["PROFILE=smoke", "MODEL_NAME=tester/tiny", "DTYPE=float32", "MAX_NEW_TOKENS=12", *words]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +127,7 @@ def shared(finished, tmp_path_factory):
 def changed(folder):
     """Names of the files of an exported folder that are missing, added or different from its SHA256SUMS."""
     lines = (folder / export.SUMS).read_text(encoding="utf-8").splitlines()
-    expected, found = {line[66:]: line[:64] for line in lines}, dict(export.hashes(folder))
+    expected, found = {line[66:]: line[:64] for line in lines}, dict(export.hash_folder(folder))
     return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
 
 
@@ -129,7 +139,7 @@ def texts(folder):
 def test_the_folder_has_all_that_is_needed_and_nothing_of_this_machine(shared, finished, row):
     folder = shared[row]
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    weights_, base = {"qlora": "adapter_model", "full": "model"}[row], labels.BASE_OF[row]
+    weights_, base = {"qlora": "adapter_model", "full": "model"}[row], format.BASE_OF[row]
     expected = {f"{weights_}.safetensors", "tokenizer.json", "README.md", "training.json", "SHA256SUMS"}
     expected |= {"results/scores.json", f"results/results_{row}.json", f"results/items/{base}.jsonl"}
     assert expected <= names and ("merged/model.safetensors" in names) == (row == "qlora")
@@ -164,13 +174,13 @@ def test_the_base_is_named_by_id_revision_and_the_hash_of_its_weights(shared, fi
         known = card.data.to_dict()
         assert (known["base_model"], known["base_model_revision"]) == ("tester/tiny", "0" * 40)
         assert known["base_model_sha256"] == {"model.safetensors": sha} and sha in card.text
-        assert labels.NOTICE in card.text and card.data.eval_results, row
+        assert format.NOTICE in card.text and card.data.eval_results, row
 
 
 def test_a_revision_that_is_none_of_the_hubs_is_not_given_to_peft(run):
     """The embedded model's is the hash of a wheel: asking the Hub for it would fail."""
     wheel = {"source": "expanded from a file", "revision": "b" * 64}
-    for path in (paths.base_model("tester/tiny") / "manifest.json", run.model("qlora") / "training.json"):
+    for path in (paths.base_model_folder("tester/tiny") / "manifest.json", run.model("qlora") / "training.json"):
         text = path.read_text().replace("0" * 40, "b" * 64).replace('"a test"', '"expanded from a file"')
         path.write_text(text)
     write_receipts(run)
@@ -201,8 +211,8 @@ def test_the_cards_own_snippet_loads_the_folder_elsewhere(shared, finished, tmp_
 
 
 def test_the_exported_adapter_is_one_that_the_course_accepts(shared, finished):
-    base = models.load(finished / "models" / "base" / "tester--tiny", "nf4", dtype="float32")
-    models.load_adapter(base, shared["qlora"])
+    base = load.load_model(finished / "models" / "base" / "tester--tiny", "nf4", dtype="float32")
+    load.load_adapter(base, shared["qlora"])
 
 
 def test_the_adapter_is_added_to_what_nf4_made_of_the_base(shared, finished):
@@ -217,7 +227,7 @@ def test_the_adapter_is_added_to_what_nf4_made_of_the_base(shared, finished):
     packed, state = bnb.quantize_4bit(original, quant_type="nf4", compress_statistics=True)
     change = b @ a * tiny.LORA["lora_alpha"] / tiny.LORA["r"]
     stored = merged[f"{name}.weight"]
-    assert stored.dtype == getattr(torch, merging.DTYPE)
+    assert stored.dtype == getattr(torch, merge.DTYPE)
     wanted = bnb.dequantize_4bit(packed, state) + change
     assert (stored.float() - wanted).abs().max() < 2**-10 * wanted.abs().max() < change.abs().max()
     assert (stored.float() - original - change).abs().max() > 0.01 * original.abs().max()
@@ -235,9 +245,9 @@ def test_a_merge_that_went_wrong_shows_in_the_comparison(shared, finished, tmp_p
     """The base's own weights in place of the merged ones: the figures must not stay small."""
     base = finished / "models" / "base" / "tester--tiny"
     with elsewhere(finished) as folders:
-        texts_ = [held_out.text_of(paper) for paper in held_out.load(folders.held_out)[:2]]
+        texts_ = [held_out.held_out_text(paper) for paper in held_out.load_held_out(folders.held_out)[:2]]
         asked = [q["question"] for q in experiment.ASKED[:3]]
-        found = merging.difference(base, folders.model("qlora"), base, "auto", "float32", asked, texts_, 12)
+        found = merge.measure_difference(base, folders.model("qlora"), base, "auto", "float32", asked, texts_, 12)
     assert found["same"] < found["answers"] and found["mean"] > 0.1
 
 
@@ -256,12 +266,12 @@ def train_anew(run):
     """Stage 4 has run again and stages 5 and 8 have not."""
     change_a_file(run)
     receipt = stage_of(4).receipt(run)
-    made = files.read_json(receipt) | {"outputs": receipts.fingerprints(run.model("qlora"))}
+    made = files.read_json(receipt) | {"outputs": provenance.fingerprints(run.model("qlora"))}
     files.write_json(receipt, made)
 
 
 def damage_the_base(run):
-    with (paths.base_model("tester/tiny") / "model.safetensors").open("ab") as file:
+    with (paths.base_model_folder("tester/tiny") / "model.safetensors").open("ab") as file:
         file.write(b"\0")
 
 
@@ -314,7 +324,7 @@ def test_a_link_is_refused(run):
 
 
 def test_another_base_is_refused(run):
-    manifest = paths.base_model("tester/tiny") / weights.MANIFEST
+    manifest = paths.base_model_folder("tester/tiny") / download.MANIFEST
     files.write_json(manifest, files.read_json(manifest) | {"revision": "1" * 40})
     with pytest.raises(CourseError, match="was trained on tester/tiny"):
         exported("WHICH=full")
@@ -365,7 +375,7 @@ def test_an_export_that_fails_leaves_the_one_before(run, monkeypatch):
     def fail(*_):
         raise RuntimeError("the machine gave up")
 
-    monkeypatch.setattr(merging, "difference", fail)
+    monkeypatch.setattr(merge, "measure_difference", fail)
     with pytest.raises(RuntimeError):
         exported("MERGED=on")
     assert tiny.contents(run.exported("qlora")) == before
@@ -380,22 +390,22 @@ def test_words_are_settings(capsys, monkeypatch):
     assert export.main(["WHICH=base"]) == 1 and "WHICH is qlora or full" in capsys.readouterr().err
     assert export.main(["WICH=full"]) == 1 and "did you mean WHICH?" in capsys.readouterr().err
     assert export.main(["full"]) == 1 and "is not NAME=value" in capsys.readouterr().err
-    assert export.read([]).WHICH == "qlora" and export.read(["WHICH=full"]).WHICH == "full"
+    assert export.read_command([]).WHICH == "qlora" and export.read_command(["WHICH=full"]).WHICH == "full"
     monkeypatch.setenv("WHICH", "full")
-    assert export.read([]).WHICH == "full"
+    assert export.read_command([]).WHICH == "full"
 
 
 @pytest.mark.parametrize("text", ["", "plain words.", "---\nlicense: x\n---\n", ".", json.dumps({"a": [1]})])
 def test_plain_text_is_no_pickle(text, tmp_path):
     (tmp_path / "text.md").write_text(text)
-    assert export.strange(tmp_path / "text.md") == ""
+    assert export.find_strangeness(tmp_path / "text.md") == ""
 
 
 def test_safetensors_are_recognised(tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
-    assert export.strange(tmp_path / "a.safetensors") == ""
+    assert export.find_strangeness(tmp_path / "a.safetensors") == ""
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-1])
-    assert "no safetensors" in export.strange(tmp_path / "cut.safetensors")
+    assert "no safetensors" in export.find_strangeness(tmp_path / "cut.safetensors")
 
 
 @pytest.mark.after_notebooks
@@ -408,4 +418,4 @@ def test_what_the_notebooks_left_can_be_shared(row):
     )
     assert done.returncode == 0, done.stderr
     folder = Folders("smoke").exported(row)
-    assert relative(folder) in done.stdout and changed(folder) == []
+    assert relative_path(folder) in done.stdout and changed(folder) == []

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.errors import CourseError
-from helpers.ledger import read_entry
-from helpers.paths import ROOT
-from helpers.pubmed import parse_pubmed
+from helpers.core.errors import CourseError
+from helpers.core.paths import ROOT
+from helpers.papers.pubmed_xml import parse_pubmed
+from helpers.papers.response_cache import read_entry
 from tests.faults import FAULTS, ODDITIES
 from tests.faulty_server import Server
 from tests.loopback import gather, hurried, load, serve

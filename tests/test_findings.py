@@ -2,8 +2,8 @@
 
 import pytest
 
-from helpers import findings
-from helpers.scoring import Graded
+from helpers.grading.rubric import Graded
+from helpers.report import findings
 
 
 def choice(item, right, paper):
@@ -26,7 +26,7 @@ GRADES = [Graded(0.5), Graded(0.0), Graded(None)]
 
 
 def test_every_mean_stands_over_its_interval():
-    recall, papers, general = findings.rows(MEASURED)
+    recall, papers, general = findings.finding_rows(MEASURED)
     assert recall["instrument"] == "recall" and recall["n"] == "10" and recall["guessing"] == "50.0 %"
     assert recall["qlora"] == "50.0 %\n23.7 to 76.3 %", "Wilson's interval of 5 in 10"
     assert papers["instrument"] == "held-out papers, bits per byte" and papers["guessing"] == "–"
@@ -34,7 +34,7 @@ def test_every_mean_stands_over_its_interval():
 
 
 def test_a_tuned_model_stands_beside_its_base_and_the_comparison_is_left_to_stage_8():
-    rubric, measured, last = findings.sentences("qlora", MEASURED, GRADES)
+    rubric, measured, last = findings.finding_sentences("qlora", MEASURED, GRADES)
     assert "0.25 of 1 (n = 2, 95 % interval" in rubric, "what has no criteria is not graded"
     assert "50.0 % for qlora (95 % interval 23.7 to 76.3 %) and 40.0 % for base_4bit (95 % interval" in measured
     assert "bits per byte for qlora" in measured and "n = 10, guessing 50.0 %" in measured
@@ -43,7 +43,7 @@ def test_a_tuned_model_stands_beside_its_base_and_the_comparison_is_left_to_stag
 
 def test_before_there_are_papers_the_answer_is_about_plain_knowledge():
     before = {"base_4bit": [text("general_bits", f"g{n}", 80 + n) for n in range(3)]}
-    _, measured, last = findings.sentences("base_4bit", before, GRADES)
+    _, measured, last = findings.finding_sentences("base_4bit", before, GRADES)
     assert measured.startswith("Surprise at general English: ") and " and " not in measured
     assert "baseline" in last
 
@@ -52,9 +52,9 @@ def test_before_there_are_papers_the_answer_is_about_plain_knowledge():
     ("grades", "said"), [([Graded(0.0)] * 10, "all alike"), ([Graded(None)], "no answer is graded")]
 )
 def test_no_interval_is_made_of_nothing(grades, said):
-    rubric, *_ = findings.sentences("qlora", MEASURED, grades)
+    rubric, *_ = findings.finding_sentences("qlora", MEASURED, grades)
     assert said in rubric and "interval" not in rubric
 
 
 def test_who_was_not_examined_gets_no_sentence():
-    assert findings.sentences("full", {}, []) == [] == findings.rows({})
+    assert findings.finding_sentences("full", {}, []) == [] == findings.finding_rows({})

@@ -17,12 +17,12 @@ import psutil
 import pytest
 from lxml import etree
 
-from helpers import archive, eutils, preprints, topics
-from helpers.errors import CourseError
-from helpers.papers import Paper
-from helpers.pubmed import NotPubMed, parse_pubmed
-from helpers.screening import Screened, screen
-from helpers.wire import Transient
+from helpers.core.errors import CourseError
+from helpers.papers import arxiv_api, pubmed_api, pubmed_files, topic
+from helpers.papers.http import Transient
+from helpers.papers.paper import Paper
+from helpers.papers.pubmed_xml import NotPubMed, parse_pubmed
+from helpers.papers.screening import Screened, screen_papers
 from tests.golden.mutations import Document, document
 from tests.sweeps import times
 from tests.test_golden import ARXIV, DAY, PUBMED, TOPIC
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
 DOCUMENTS = times(400, 10_000)
 SLOWEST = 2.0  # seconds for everything that is done with one document
 GROWTH = 100 * 2**20  # bytes of memory over the whole run
-GLANCE = topics.Glance(TOPIC)
+GLANCE = topic.Glance(TOPIC)
 WHOLE = ("PubmedArticle", "PubmedBookArticle", "DeleteCitation")
 
 
@@ -58,14 +58,14 @@ def judge(found: Document, folder: Path) -> Counter:
 
 def judge_pubmed(body: bytes, path: Path, dropped: Path) -> list[str]:
     told, papers = attempt(lambda: list(parse_pubmed(io.BytesIO(body), DAY)), NotPubMed)
-    whole, screened = attempt(lambda: screen(parse_pubmed(path, DAY), TOPIC, 100, dropped), NotPubMed)
+    whole, screened = attempt(lambda: screen_papers(parse_pubmed(path, DAY), TOPIC, 100, dropped), NotPubMed)
     assert told == whole, f"parsed: {told}; screened: {whole}"
     ids = ("99000001",)
     if told == "returned":
         check_written(papers)
         check_quick_look(body, path, dropped, screened)
         ids = tuple(sorted({paper.paper_id for paper in papers if "deleted" not in paper.flags}))
-    checked, _ = attempt(lambda: eutils.check_records(body, ids), Transient)
+    checked, _ = attempt(lambda: pubmed_api.check_records(body, ids), Transient)
     readable = told == "returned" or "depth" in str(papers)  # records 256 elements deep are refused only when read
     assert checked == "Unfit" or readable, f"taken for a whole answer, and then: {papers}"
     return [f"parse_pubmed: {told}", f"screen: {whole}", f"check_records: {checked}"]
@@ -73,7 +73,7 @@ def judge_pubmed(body: bytes, path: Path, dropped: Path) -> list[str]:
 
 def check_quick_look(body: bytes, path: Path, dropped: Path, screened: Screened) -> None:
     """Passing records over changes nothing that is kept. Where there are records within records, it need only end."""
-    quick, glanced = attempt(lambda: screen(parse_pubmed(path, DAY, GLANCE), TOPIC, 100, dropped), NotPubMed)
+    quick, glanced = attempt(lambda: screen_papers(parse_pubmed(path, DAY, GLANCE), TOPIC, 100, dropped), NotPubMed)
     root = etree.fromstring(body, etree.XMLParser(resolve_entities=False))
     if not any(next(element.iterancestors(*WHOLE), None) is not None for element in root.iter(*WHOLE)):
         assert quick == "returned", f"not with a quick look: {glanced}"
@@ -81,27 +81,29 @@ def check_quick_look(body: bytes, path: Path, dropped: Path, screened: Screened)
 
 
 def judge_archive(body: bytes, path: Path, dropped: Path) -> list[str]:
-    told, screened = attempt(lambda: screen(archive.stream(path, GLANCE, DAY), TOPIC, 100, dropped), CourseError)
+    told, screened = attempt(
+        lambda: screen_papers(pubmed_files.stream_papers(path, GLANCE, DAY), TOPIC, 100, dropped), CourseError
+    )
     if told == "returned":
         check_written(screened.kept)
     return [f"archive: {told}"]
 
 
 def judge_search(body: bytes, path: Path, dropped: Path) -> list[str]:
-    return [f"check_search: {attempt(lambda: eutils.check_search(body, 9_999), Transient)[0]}"]
+    return [f"check_search: {attempt(lambda: pubmed_api.check_search(body, 9_999), Transient)[0]}"]
 
 
 def judge_arxiv(body: bytes, path: Path, dropped: Path) -> list[str]:
-    page, _ = attempt(lambda: preprints.read_page(body, 100), Transient)
-    told, papers = attempt(lambda: list(preprints.read_atom(path, DAY)), CourseError)
+    page, _ = attempt(lambda: arxiv_api.read_page(body, 100), Transient)
+    told, papers = attempt(lambda: list(arxiv_api.read_atom(path, DAY)), CourseError)
     assert page == "Unfit" or told == "returned", f"taken for a whole page, and then: {papers}"
     if told == "returned":
         check_written(papers)
-        entries = etree.fromstring(body, etree.XMLParser(resolve_entities=False)).findall(preprints.ATOM + "entry")
-        names = {entry.findtext(preprints.ATOM + "id").strip() for entry in entries}
+        entries = etree.fromstring(body, etree.XMLParser(resolve_entities=False)).findall(arxiv_api.ATOM + "entry")
+        names = {entry.findtext(arxiv_api.ATOM + "id").strip() for entry in entries}
         read = {(paper.paper_id, paper.version) for paper in papers}
         assert len({name.removesuffix("v1").rpartition("/abs/")[2] for name in names}) == len(read), f"{read}"
-        assert screen(papers, TOPIC, 100, dropped).asked == len(papers) <= len(entries)
+        assert screen_papers(papers, TOPIC, 100, dropped).asked == len(papers) <= len(entries)
     return [f"read_page: {page}", f"read_atom: {told}"]
 
 

@@ -7,13 +7,13 @@ from collections import Counter
 
 import pytest
 
-from helpers import general
-from helpers.errors import CourseError
-from helpers.paths import BENCHMARK
-from helpers.rows import read_row
-from helpers.topics import load_topic
+from helpers.core.errors import CourseError
+from helpers.core.paths import BENCHMARK
+from helpers.dataset import general_text
+from helpers.dataset.build import read_row
+from helpers.papers.topic import load_topic
 
-SIZES = {general.REPLAY: (60_000, 90_000), general.GUARD: (25_000, 40_000)}  # bytes
+SIZES = {general_text.REPLAY: (60_000, 90_000), general_text.GUARD: (25_000, 40_000)}  # bytes
 FILES = pytest.mark.parametrize("path", SIZES, ids=lambda path: path.stem)
 
 
@@ -42,7 +42,7 @@ def strings(value):
 def test_size_of_the_file_and_of_its_pieces(path):
     smallest, largest = SIZES[path]
     assert smallest <= path.stat().st_size <= largest
-    lengths = [len(piece.split()) for piece in general.pieces(path)]
+    lengths = [len(piece.split()) for piece in general_text.read_pieces(path)]
     assert all(80 <= length <= 220 for length in lengths)
 
 
@@ -52,20 +52,22 @@ def test_running_text_in_plain_characters(path):
     odd = {c for c in text if not (" " <= c <= "~" or c == "\n" or (c.isalpha() and c < "ɐ"))}
     assert not odd and unicodedata.is_normalized("NFC", text) and text.endswith("\n")
     assert not re.search(r"[ \t]$|\t|  |\n{3,}", text, re.MULTILINE)
-    for piece in general.pieces(path):
+    for piece in general_text.read_pieces(path):
         assert not re.search(r"^(#|[-*•] |\d+[.)] )|https?:|www\.", piece, re.MULTILINE)
         assert piece.rstrip('"')[-1] in ".!?" or piece.split("\n")[-1].istitle()  # a letter ends with a name
 
 
 def test_replay_and_guard_share_no_run_of_eight_words():
-    replay, guard = (runs(general.pieces(path)) for path in SIZES)
+    replay, guard = (runs(general_text.read_pieces(path)) for path in SIZES)
     assert len(replay) > 10_000 and len(guard) > 4_000
     assert not replay & guard
 
 
 def test_neither_shares_one_with_the_questions_their_references_or_rubrics():
     tested = runs(strings(json.loads((BENCHMARK / "questions.json").read_text(encoding="utf-8"))))
-    assert tested and not tested & runs([*general.pieces(general.REPLAY), *general.pieces(general.GUARD)])
+    assert tested and not tested & runs(
+        [*general_text.read_pieces(general_text.REPLAY), *general_text.read_pieces(general_text.GUARD)]
+    )
 
 
 @FILES
@@ -75,14 +77,20 @@ def test_no_word_of_the_topic(path):
 
 
 def test_no_sentence_stands_twice():
-    every = [s for path in SIZES for piece in general.pieces(path) for s in sentences(piece) if len(s.split()) >= 4]
+    every = [
+        s
+        for path in SIZES
+        for piece in general_text.read_pieces(path)
+        for s in sentences(piece)
+        if len(s.split()) >= 4
+    ]
     assert len(every) > 1_000
     assert [sentence for sentence, count in Counter(every).items() if count > 1] == []
 
 
 def test_rows_are_running_text_for_training():
-    rows = general.replay_rows()
-    assert [row["completion"] for row in rows] == general.pieces(general.REPLAY)
+    rows = general_text.replay_rows()
+    assert [row["completion"] for row in rows] == general_text.read_pieces(general_text.REPLAY)
     assert [row["paper_id"] for row in rows[:2]] == ["general-001", "general-002"]
     assert len({row["paper_id"] for row in rows}) == len(rows)
     assert all(read_row(row) == row for row in rows)
@@ -92,7 +100,7 @@ def test_rows_are_running_text_for_training():
 def test_pieces_are_split_at_lines_holding_only_the_mark(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes("One ### two.\n\nThree.\r\n###\r\n\n###\nÉtude #4.\n###\n".encode())
-    assert general.pieces(path) == ["One ### two.\n\nThree.", "Étude #4."]
+    assert general_text.read_pieces(path) == ["One ### two.\n\nThree.", "Étude #4."]
 
 
 @pytest.mark.parametrize(
@@ -109,4 +117,4 @@ def test_a_file_that_gives_no_text_is_named(tmp_path, content, problem):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(CourseError, match=rf"replay\.txt {problem}"):
-        general.pieces(path)
+        general_text.read_pieces(path)

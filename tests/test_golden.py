@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from helpers import archive, preprints, topics
-from helpers.errors import CourseError
-from helpers.papers import Paper
-from helpers.pubmed import NotPubMed, parse_pubmed
-from helpers.screening import Screened, screen
+from helpers.core.errors import CourseError
+from helpers.papers import arxiv_api, pubmed_files, topic
+from helpers.papers.paper import Paper
+from helpers.papers.pubmed_xml import NotPubMed, parse_pubmed
+from helpers.papers.screening import Screened, screen_papers
 
 GOLDEN = Path(__file__).parent / "golden"
-TOPIC = topics.load_topic("autoimmune")
+TOPIC = topic.load_topic("autoimmune")
 DAY = "2026-11-22"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
 RECORDS = {record["name"]: record for record in EXPECTED["records"]}
@@ -61,13 +61,13 @@ def write_files(folder: Path, pubmed: list[list[str]], arxiv: list[list[str]]) -
         (folder / f"arxiv{number}.atom").write_bytes(ARXIV.of(*names))
 
 
-def screen_files(folder: Path, worth: topics.Glance | None = None, arxiv_first: bool = False) -> tuple:
+def screen_files(folder: Path, worth: topic.Glance | None = None, arxiv_first: bool = False) -> tuple:
     """What screening makes of a folder: (Screened, its drops as {(source, paper id, title, reason): how many})."""
-    pages = chain.from_iterable(preprints.read_atom(path, DAY) for path in sorted(folder.glob("*.atom")))
-    streams = [archive.stream(folder, worth, DAY), pages]
+    pages = chain.from_iterable(arxiv_api.read_atom(path, DAY) for path in sorted(folder.glob("*.atom")))
+    streams = [pubmed_files.stream_papers(folder, worth, DAY), pages]
     dropped = folder / "dropped.jsonl"
     papers = chain.from_iterable(streams[::-1] if arxiv_first else streams)
-    screened = screen(papers, TOPIC, 10_000, dropped, frozenset(EXPECTED["excluded"]))
+    screened = screen_papers(papers, TOPIC, 10_000, dropped, frozenset(EXPECTED["excluded"]))
     drops = [json.loads(line) for line in dropped.read_text(encoding="utf-8").splitlines()]
     return screened, Counter((d["source"], d["paper_id"], d["title"], d["reason"]) for d in drops)
 
@@ -86,7 +86,7 @@ def papers(tmp_path_factory) -> dict[str, list[Paper]]:
     read = {name: list(parse_pubmed(io.BytesIO(PUBMED.of(name)), DAY)) for name in PUBMED.pieces}
     for name in ARXIV.pieces:
         page.write_bytes(ARXIV.of(name))
-        read[name] = list(preprints.read_atom(page, DAY))
+        read[name] = list(arxiv_api.read_atom(page, DAY))
     return read
 
 
@@ -193,7 +193,7 @@ def assert_same(got: tuple[Screened, Counter], outcome: tuple[Screened, Counter]
 def test_a_quick_look_in_bulk_files_changes_nothing(outcome, tmp_path):
     """Records that are passed over unparsed would all have been dropped, and for the same reasons."""
     write_files(tmp_path / "files", [list(PUBMED.pieces)], [list(ARXIV.pieces)])
-    assert_same(screen_files(tmp_path / "files", topics.Glance(TOPIC)), outcome)
+    assert_same(screen_files(tmp_path / "files", topic.Glance(TOPIC)), outcome)
 
 
 @pytest.mark.parametrize("promised", [150, 151, 9_000])
@@ -201,7 +201,7 @@ def test_a_page_of_arxiv_gives_each_paper_once_however_many_the_search_found(pro
     page, ids = tmp_path / "page.atom", [f"9901.{number:05}" for number in range(150)]
     entries = [ARXIV.pieces["patients-withdrawn"].replace(RECORDS["patients-withdrawn"]["paper_id"], n) for n in ids]
     page.write_text("".join([re.sub(r"(totalResults>)\d+", rf"\g<1>{promised}", ARXIV.head), *entries, ARXIV.foot]))
-    got = [paper.paper_id for paper in preprints.read_atom(page, DAY)]
+    got = [paper.paper_id for paper in arxiv_api.read_atom(page, DAY)]
     assert got == ids, f"{len(got)} papers, {len(set(got))} different"
 
 
@@ -251,9 +251,9 @@ DAMAGED = {
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_document_is_refused(damage, quick, tmp_path):
     """With NotPubMed; and screening, which has read what came before the damage, leaves no list of drops."""
-    worth, dropped = topics.Glance(TOPIC) if quick else None, tmp_path / "dropped.jsonl"
+    worth, dropped = topic.Glance(TOPIC) if quick else None, tmp_path / "dropped.jsonl"
     with pytest.raises(NotPubMed):
-        screen(parse_pubmed(io.BytesIO(DAMAGED[damage]), DAY, worth), TOPIC, 100, dropped)
+        screen_papers(parse_pubmed(io.BytesIO(DAMAGED[damage]), DAY, worth), TOPIC, 100, dropped)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -275,7 +275,7 @@ DAMAGED_GZIP = {
 def test_a_damaged_gzip_file_is_refused_by_name(damage, tmp_path):
     (tmp_path / "pubmed0001.xml.gz").write_bytes(DAMAGED_GZIP[damage])
     with pytest.raises(CourseError, match=r"pubmed0001\.xml\.gz cannot be read as PubMed XML"):
-        list(archive.stream(tmp_path, fetched=DAY))
+        list(pubmed_files.stream_papers(tmp_path, fetched=DAY))
 
 
 SOUND = {
@@ -294,7 +294,7 @@ SOUND = {
 @pytest.mark.parametrize("quick", [False, True], ids=["every record", "a quick look"])
 @pytest.mark.parametrize("form", SOUND)
 def test_a_sound_document_is_read_in_any_form(form, quick, papers):
-    worth = topics.Glance(TOPIC) if quick else None
+    worth = topic.Glance(TOPIC) if quick else None
     wanted = [papers[name][0] for name in ("book-chapter", "right-to-left", "cdata")]
     assert list(parse_pubmed(io.BytesIO(SOUND[form]), DAY, worth)) == wanted
 
@@ -313,10 +313,10 @@ class Trickle(io.BytesIO):
 @pytest.mark.parametrize("quick", [False, True], ids=["every record", "a quick look"])
 @pytest.mark.parametrize("most", [1, 17, 1_009, 40_009])
 def test_where_the_stream_is_cut_into_pieces_does_not_matter(most, quick, tmp_path):
-    body, worth = PUBMED.of(*list(PUBMED.pieces)[:: 40 if most == 1 else 1]), topics.Glance(TOPIC) if quick else None
+    body, worth = PUBMED.of(*list(PUBMED.pieces)[:: 40 if most == 1 else 1]), topic.Glance(TOPIC) if quick else None
     whole, cut = (tmp_path / "whole.jsonl"), (tmp_path / "cut.jsonl")
-    wanted = screen(parse_pubmed(io.BytesIO(body), DAY), TOPIC, 10_000, whole)
-    got = screen(parse_pubmed(Trickle(body, most), DAY, worth), TOPIC, 10_000, cut)
+    wanted = screen_papers(parse_pubmed(io.BytesIO(body), DAY), TOPIC, 10_000, whole)
+    got = screen_papers(parse_pubmed(Trickle(body, most), DAY, worth), TOPIC, 10_000, cut)
     assert got.kept == wanted.kept and got.reasons == wanted.reasons and wanted.kept
 
 
@@ -333,7 +333,7 @@ def test_an_entity_from_outside_is_not_lost_in_silence(quick):
     """IL-1&beta; without its last letter is another molecule: the letter is there, or the document is refused."""
     body = PUBMED.of("cdata", "hostile-title").replace(b"&lt;script&gt;", b"IL-1&beta;")
     try:
-        read = list(parse_pubmed(io.BytesIO(body), DAY, topics.Glance(TOPIC) if quick else None))
+        read = list(parse_pubmed(io.BytesIO(body), DAY, topic.Glance(TOPIC) if quick else None))
     except NotPubMed:
         return
     assert "IL-1β" in read[1].title, f"expected IL-1β in the title or NotPubMed, got {read[1].title!r}"

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from helpers import choices, hardware
-from helpers.errors import CourseError
-from helpers.paths import ROOT
+from helpers.core import hardware
+from helpers.core.errors import CourseError
+from helpers.core.paths import ROOT
+from helpers.training import device_report
 
 pytestmark = pytest.mark.alone  # it times the processor
 
@@ -89,10 +90,13 @@ def test_a_precision_that_is_hopeless_on_the_cpu_is_refused_and_a_slow_one_is_ca
 )
 def test_flash_attention_is_taken_only_where_it_can_run(card, name, installed, dtype, reason):
     card(name, flash=installed)
-    assert hardware.attention("auto", dtype) == "sdpa"
-    assert hardware.attention("eager", dtype) == "eager" and hardware.attention("sdpa", dtype) == "sdpa"
+    assert hardware.attention_implementation("auto", dtype) == "sdpa"
+    assert (
+        hardware.attention_implementation("eager", dtype) == "eager"
+        and hardware.attention_implementation("sdpa", dtype) == "sdpa"
+    )
     with pytest.raises(CourseError) as error:
-        hardware.attention("flash_attention_2", dtype)
+        hardware.attention_implementation("flash_attention_2", dtype)
     assert error.value.problem == f"ATTENTION=flash_attention_2: {reason}"
     assert error.value.way_out == "set ATTENTION=auto, sdpa or eager"
 
@@ -100,7 +104,11 @@ def test_flash_attention_is_taken_only_where_it_can_run(card, name, installed, d
 @pytest.mark.parametrize(("name", "dtype"), [("a10", "bfloat16"), ("h100", "float16")])
 def test_flash_attention_is_taken_where_it_can_run(card, name, dtype):
     card(name, flash=True)
-    assert hardware.attention("auto", dtype) == hardware.attention("flash_attention_2", dtype) == "flash_attention_2"
+    assert (
+        hardware.attention_implementation("auto", dtype)
+        == hardware.attention_implementation("flash_attention_2", dtype)
+        == "flash_attention_2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,9 +137,9 @@ def test_precision_is_measured_once_on_a_machine(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("limit", ["ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"])
 def test_a_limit_on_the_instructions_makes_it_another_machine(monkeypatch, limit):
-    before = hardware.machine()
+    before = hardware.describe_machine()
     monkeypatch.setenv(limit, "AVX2")
-    assert hardware.machine() == before | {"limits": before["limits"] | {limit: "AVX2"}} != before
+    assert hardware.describe_machine() == before | {"limits": before["limits"] | {limit: "AVX2"}} != before
     assert json.loads(json.dumps(before)) == before, "it is compared with what a file says"
 
 
@@ -151,13 +159,13 @@ def test_a_laptop_without_fast_bfloat16_computes_in_float32(tmp_path):
 def test_precision_is_measured_and_not_assumed():
     seconds = {name: hardware.matmul_seconds(name, size=64, budget=0.01) for name in ("float32", "bfloat16")}
     assert all(0 < value < 1 for value in seconds.values())
-    assert hardware.memory_peak() >= 2**20
+    assert hardware.peak_memory() >= 2**20
 
 
 def shown(**wishes):
     tiny.embedded()
     wanted = {"DTYPE": "auto", "ATTENTION": "auto", "MODEL_NAME": "smollm2-135m"} | wishes
-    return choices.table(SimpleNamespace(**wanted))
+    return device_report.device_report(SimpleNamespace(**wanted))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +179,7 @@ def shown(**wishes):
 )
 def test_the_table_says_what_is_chosen_and_why(card, monkeypatch, name, flash, chosen):
     card(name, flash=flash)
-    monkeypatch.setattr(choices.models, "require_four_bit", lambda: None)
+    monkeypatch.setattr(device_report.models, "require_four_bit", lambda: None)
     rows = shown()
     assert [row["chosen"] for row in rows] == chosen
     assert all(set(row) == {"what", "chosen", "why", "override"} and all(row.values()) for row in rows)

@@ -13,10 +13,11 @@ from unittest import mock
 
 import pytest
 
-from helpers import archive, eutils, harvest, ledger, placebo, preprints, wire
-from helpers.errors import CourseError
-from helpers.papers import Paper
-from helpers.paths import ROOT, SAMPLE
+from helpers.core.errors import CourseError
+from helpers.core.paths import ROOT, SAMPLE
+from helpers.dataset import placebo
+from helpers.papers import arxiv_api, collect, http, pubmed_api, pubmed_files, response_cache
+from helpers.papers.paper import Paper
 from tests.loopback import BATCH, TOPIC, closed_port, gather, hurried, load
 
 
@@ -28,11 +29,13 @@ def synthetic(n: int) -> dict[str, str]:
 
 def fetch_all(chosen, path, n: int) -> list[str]:
     """The PMIDs that a search for `n` records brings into a ledger, read back from it."""
-    client = eutils.PubMed(chosen, ledger.Ledger(path))
+    client = pubmed_api.PubMedClient(chosen, response_cache.Ledger(path))
     batches = client.search("anything", n)
     client.fetch(batches)
     return [
-        paper.paper_id for batch in batches for paper in eutils.parse_pubmed(eutils.io.BytesIO(client.read(batch)[0]))
+        paper.paper_id
+        for batch in batches
+        for paper in pubmed_api.parse_pubmed(pubmed_api.io.BytesIO(client.read(batch)[0]))
     ]
 
 
@@ -107,7 +110,7 @@ def test_a_large_search_is_split_by_date(server, tmp_path, n):
     server.records, server.most = synthetic(120), 9
     first = date(1951, 5, 17)
     server.dates = {pmid: first + timedelta(days=int(pmid) ** 3 // 40) for pmid in server.records}
-    with mock.patch.object(eutils, "MOST_HITS", 9):
+    with mock.patch.object(pubmed_api, "MOST_HITS", 9):
         ids = fetch_all(load(server), tmp_path / "raw.jsonl", n)
         asked = len(server.seen)
         newest = sorted(server.records, key=server.dates.get, reverse=True)[: min(n, 120)]
@@ -119,7 +122,7 @@ def test_a_large_search_is_split_by_date(server, tmp_path, n):
 def test_a_day_that_does_not_fit_and_a_count_that_is_not_kept(server, tmp_path):
     server.records, server.most = synthetic(60), 9
     server.dates = dict.fromkeys(server.records, date(2020, 2, 29))
-    with mock.patch.object(eutils, "MOST_HITS", 9):
+    with mock.patch.object(pubmed_api, "MOST_HITS", 9):
         with pytest.raises(CourseError, match=r"60 records .* of one day, 2020-02-29") as caught:
             fetch_all(load(server), tmp_path / "day.jsonl", 50)
         assert "PAPERS_SOURCE=archive" in caught.value.way_out
@@ -173,20 +176,23 @@ def test_after_three_lost_requests_in_a_row_the_others_are_not_tried(server, tmp
     in_flight = 9
     time.sleep(0.2)
     tried = len(server.asked("efetch"))
-    assert tried <= (in_flight + eutils.LOST) * wire.PATIENCE.tries < 200
+    assert tried <= (in_flight + pubmed_api.LOST) * http.PATIENCE.tries < 200
     time.sleep(0.3)
     assert len(server.asked("efetch")) == tried
 
 
 def test_a_refusal_stops_the_others_at_once(server, tmp_path):
     server.records, server.delay, server.plan = synthetic(1_400), 0.05, ["efetch:400"]
-    client, batches = eutils.PubMed(load(server), ledger.Ledger(tmp_path / "raw.jsonl")), eutils.cut(server.records)
+    client, batches = (
+        pubmed_api.PubMedClient(load(server), response_cache.Ledger(tmp_path / "raw.jsonl")),
+        pubmed_api.cut_history(server.records),
+    )
     with pytest.raises(CourseError, match="refused the request: HTTP 400"):
         client.fetch(batches)
     time.sleep(0.3)
     tried, held = len(server.seen), sum(client.request(batch) in client.ledger for batch in batches)
     assert held <= tried <= 30 < len(batches)
-    client = eutils.PubMed(load(server), ledger.Ledger(tmp_path / "raw.jsonl"))
+    client = pubmed_api.PubMedClient(load(server), response_cache.Ledger(tmp_path / "raw.jsonl"))
     client.fetch(batches)
     assert len(server.seen) == tried + len(batches) - held
 
@@ -198,7 +204,7 @@ def test_arxiv_short_is_said_and_the_stage_goes_on(server, tmp_path, fault):
     short = route["incomplete"]
     assert short["source"] == "arXiv" and short["got"] == 0 < short["asked"] and short["cause"]
     assert {paper.source for paper in screened.kept} == {"PubMed"}
-    assert "arXiv is incomplete" in harvest.describe(route)
+    assert "arXiv is incomplete" in collect.describe_route(route)
     server.plan = []
     assert gather(load(server), tmp_path)[1]["incomplete"] is None
 
@@ -244,7 +250,7 @@ def test_no_network_reads_the_archive_and_says_so(tmp_path):
     with hurried(tmp_path / "locks"):
         _, route, screened = gather(chosen, tmp_path)
         assert route["name"] == "archive" and "refused" in route["why"] and route["incomplete"]["cause"]
-        assert route["files"] and screened.kept and "PubMed cannot be reached" in harvest.describe(route)
+        assert route["files"] and screened.kept and "PubMed cannot be reached" in collect.describe_route(route)
         online = load(None, NCBI_EUTILS_BASE=nowhere, ARXIV_API_BASE=nowhere, PAPERS_SOURCE="online")
         with pytest.raises(CourseError, match="cannot be reached"):
             gather(online, tmp_path)
@@ -257,8 +263,8 @@ def test_without_a_network_one_waits_seconds_not_minutes(tmp_path):
         hurried(tmp_path / "locks", first_contact=1.0, backoff=1.0),
         pytest.raises(CourseError, match="cannot be reached"),
     ):
-        harvest.count(load(None, NCBI_EUTILS_BASE=nowhere), "lupus", tmp_path)
-    assert time.monotonic() - began < 2.5 <= wire.PATIENCE.first_contact
+        collect.count_hits(load(None, NCBI_EUTILS_BASE=nowhere), "lupus", tmp_path)
+    assert time.monotonic() - began < 2.5 <= http.PATIENCE.first_contact
 
 
 def test_a_silent_host_is_known_in_time(tmp_path):
@@ -333,7 +339,7 @@ def test_unknown_pmids_are_named_online_and_counted_in_the_archive(server, tmp_p
 def test_excluded_papers_are_read_by_the_same_rules(server, tmp_path):
     file = tmp_path / "benchmark.txt"
     file.write_text("99000001\n12345678\n")
-    assert harvest.excluded(load(server)) == frozenset()
+    assert collect.read_excluded_ids(load(server)) == frozenset()
     clean = gather(load(server), tmp_path)[2]
     screened = gather(load(server, PAPERS_EXCLUDE=str(file)), tmp_path)[2]
     assert screened.reasons["excluded"] == 1 and "excluded" not in clean.reasons
@@ -346,7 +352,7 @@ def test_a_deleted_id_is_not_found(tmp_path):
     chosen = ["1", "2", "3"]
     gone = Paper(paper_id="2", source="PubMed", title="", flags=("deleted",))
     papers = [Paper(paper_id="1", source="PubMed", title="a"), gone, Paper(paper_id="9", source="PubMed", title="b")]
-    found = [(paper.paper_id, paper.flags) for paper in harvest.named(papers, chosen)]
+    found = [(paper.paper_id, paper.flags) for paper in collect.select_by_id(papers, chosen)]
     assert found == [("1", ()), ("2", ("deleted",)), ("2", ("not found",)), ("3", ("not found",))]
 
 
@@ -362,11 +368,11 @@ def test_a_query_is_sent_or_asked_of_the_archive(server, tmp_path):
 
 def test_another_query_can_be_tried(server, tmp_path):
     kept = gather(load(server), tmp_path)[2].kept
-    found = harvest.try_query("nephritis[ti]", kept)
+    found = collect.try_query("nephritis[ti]", kept)
     assert found and all("nephritis" in paper.title.lower() for paper in found) and len(found) < len(kept)
-    assert harvest.count(load(server), "nephritis[ti]", tmp_path / "raw") == len(server.records)
+    assert collect.count_hits(load(server), "nephritis[ti]", tmp_path / "raw") == len(server.records)
     asked = len(server.seen)
-    assert harvest.count(load(server), "nephritis[ti]", tmp_path / "raw") == len(server.records)
+    assert collect.count_hits(load(server), "nephritis[ti]", tmp_path / "raw") == len(server.records)
     assert len(server.seen) == asked and "retmax=0" in server.seen[-1][2]
 
 
@@ -395,13 +401,13 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
 
 
 def test_the_embedded_file_is_refused_if_its_hash_differs(tmp_path):
-    forged = tmp_path / archive.MEMBER
+    forged = tmp_path / pubmed_files.MEMBER
     forged.parent.mkdir(parents=True)
     forged.write_bytes(b"something else")
     with tarfile.open(tmp_path / "package.tar.gz", "w:gz") as tar:
-        tar.add(forged, archive.MEMBER)
+        tar.add(forged, pubmed_files.MEMBER)
     with pytest.raises(CourseError, match="sha256"):
-        archive.extract(tmp_path / "package.tar.gz", tmp_path / "out.xml.gz")
+        pubmed_files.extract_member(tmp_path / "package.tar.gz", tmp_path / "out.xml.gz")
     assert not (tmp_path / "out.xml.gz").exists()
 
 
@@ -416,25 +422,27 @@ def test_the_ledger_keeps_loopback_answers_apart(server, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "raw" / "pubmed.jsonl").read_text().splitlines()]
     other = load(server, NCBI_EUTILS_BASE="https://eutils.ncbi.nlm.nih.gov/entrez/eutils")
     request = {"base": other.NCBI_EUTILS_BASE, "search": TOPIC.pubmed_query, "retmax": 375}
-    kept = ledger.Ledger(tmp_path / "raw" / "pubmed.jsonl")
+    kept = response_cache.Ledger(tmp_path / "raw" / "pubmed.jsonl")
     assert kept.get(request) is None
     assert kept.get(request | {"base": server.eutils}) is not None
     assert {"key", "fetched", "sha256", "body"} == set(lines[0])
 
 
 def test_arxiv_gives_no_more_than_it_has(server, tmp_path):
-    papers, short = preprints.search(load(server), "anything", 10**6, ledger.Ledger(tmp_path / "arxiv.jsonl"))
+    papers, short = arxiv_api.search_arxiv(
+        load(server), "anything", 10**6, response_cache.Ledger(tmp_path / "arxiv.jsonl")
+    )
     assert short is None and len(papers) == 8 and "max_results=100" in server.seen[-1][1]
 
 
 def test_the_placebo_is_asked_for_once_and_survives_a_faulty_server(server, tmp_path):
     settings = load(server)
     route = {"name": "online"}
-    clean = list(placebo.candidates(settings, TOPIC, route, 100, tmp_path / "clean"))
+    clean = list(placebo.find_candidates(settings, TOPIC, route, 100, tmp_path / "clean"))
     assert clean and not any(TOPIC.mentions(f"{paper.title} {paper.text}") for paper in clean)
     assert TOPIC.placebo_query[:40] in urllib.parse.unquote_plus(str(server.asked("esearch")[-1]))
     requests = len(server.seen)
-    assert list(placebo.candidates(settings, TOPIC, route, 100, tmp_path / "clean")) == clean
+    assert list(placebo.find_candidates(settings, TOPIC, route, 100, tmp_path / "clean")) == clean
     assert len(server.seen) == requests
     server.plan = ["efetch:more"] * 2
-    assert list(placebo.candidates(settings, TOPIC, route, 100, tmp_path / "faulty")) == clean
+    assert list(placebo.find_candidates(settings, TOPIC, route, 100, tmp_path / "faulty")) == clean

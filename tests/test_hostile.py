@@ -12,32 +12,24 @@ import tiny
 from lxml import etree, html
 from rich.console import Console
 
-from helpers import (
-    archive,
-    artefacts,
-    chat,
-    examples,
-    files,
-    model_cards,
-    pages,
-    paths,
-    plots,
-    questions,
-    redaction,
-    results,
-    rows,
-    tables,
-    widgets,
-)
-from helpers.board import Board
-from helpers.errors import CourseError
-from helpers.execution import words
-from helpers.paths import BASE_MODELS, ROOT, SAMPLE, Folders, base_model
-from helpers.rows import as_text
-from helpers.scores import score
-from helpers.screening import screen
-from helpers.stages import STAGES, stage_of
-from helpers.topics import load_topic
+from helpers.core import io as files
+from helpers.core import paths, redaction
+from helpers.core.errors import CourseError
+from helpers.core.paths import BASE_MODELS, ROOT, SAMPLE, Folders, base_model_folder
+from helpers.dataset import build
+from helpers.dataset.build import as_text
+from helpers.evaluation.scores import score_run
+from helpers.grading import questions
+from helpers.models import chat_template, download
+from helpers.papers import pubmed_files
+from helpers.papers.screening import screen_papers
+from helpers.papers.topic import load_topic
+from helpers.pipeline import artefacts
+from helpers.pipeline.board import Board
+from helpers.pipeline.notebook import describe_error
+from helpers.core import STAGES, stage_of
+from helpers.report import model_card, pages, plots, score_plots, score_tables, tables, widgets
+from helpers.training import batches
 
 matplotlib.use("agg")
 
@@ -113,21 +105,21 @@ def harvested(tmp_path_factory):
         for one in list(article.iter("AbstractText"))[:1]:
             one.set("Label", evil)
     tree.write(place / "papers.xml", encoding="utf-8")
-    papers = list(archive.stream(place / "papers.xml", fetched="2026-01-01"))
-    return papers, screen(papers, TOPIC, 300, place / "dropped.jsonl")
+    papers = list(pubmed_files.stream_papers(place / "papers.xml", fetched="2026-01-01"))
+    return papers, screen_papers(papers, TOPIC, 300, place / "dropped.jsonl")
 
 
 @pytest.fixture(scope="module")
 def taught(harvested):
     resolved = tiny.resolve(PAPERS_SOURCE="sample")
-    training, held_out = rows.build(harvested[1].kept, resolved, TOPIC, questions.load())
+    training, held_out = build.build_rows(harvested[1].kept, resolved, TOPIC, questions.load_questions())
     return training, held_out
 
 
 def test_hostile_papers_are_read_as_text(harvested, taught):
     papers, screened = harvested
     assert screened.kept and any("<script>" in paper.title for paper in papers)
-    assert rows.validate(taught[0], screened.kept, TOPIC) == len(taught[0]) > 20
+    assert build.validate_rows(taught[0], screened.kept, TOPIC) == len(taught[0]) > 20
     assert any("<|im_start|>" in row["text"] for row in taught[0])
 
 
@@ -136,28 +128,28 @@ def render(tmp_path, *outputs) -> str:
     shown = [nbformat.v4.new_output("display_data", one) for one in outputs]
     cells = [nbformat.v4.new_code_cell("show()", outputs=[one]) for one in shown]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "report.ipynb")
-    pages.render(tmp_path / "report.ipynb", tmp_path / "report.html", STAGES[2])
+    pages.render_page(tmp_path / "report.ipynb", tmp_path / "report.html", STAGES[2])
     return (tmp_path / "report.html").read_text()
 
 
 def test_no_table_of_papers_acts(harvested, taught, tmp_path):
     papers, screened = harvested
     tokenizer = tiny.embedded_tokenizer()
-    encoded = examples.encode(taught[0], tokenizer, 512)
+    encoded = batches.encode_rows(taught[0], tokenizer, 512)
     items = [
         {"instrument": n, "kind": n, "question": n, "options": [n, "b"], "answer": 0, "paper_id": n} for n in ALL
     ]
     made = [
-        tables.table(tables.papers(papers)),
-        tables.drops(screened.reasons, screened.examples),
+        tables.html_table(tables.paper_table(papers)),
+        tables.drop_table(screened.reasons, screened.examples),
         tables.one_of_each(taught[0]),
-        tables.templated(encoded, tokenizer),
-        tables.queries(dict.fromkeys(ALL, papers)),
-        tables.probes(items),
-        tables.mix(
+        tables.template_table(encoded, tokenizer),
+        tables.query_table(dict.fromkeys(ALL, papers)),
+        tables.item_table(items),
+        tables.mix_table(
             [row | {"disease": n, "words": 1} for n, row in zip(ALL, taught[0], strict=False)], "disease", "words"
         ),
-        tables.table([{text: text for text in ALL}]),
+        tables.html_table([{text: text for text in ALL}]),
     ]
     page = render(tmp_path, *({"text/html": one.data} for one in made))
     assert "alert(1)" in html.fromstring(page).text_content() and acting(page) == []
@@ -171,7 +163,7 @@ def test_what_is_printed_acts_on_no_page(tmp_path):
     outputs += [output("display_data", {"text/plain": text}) for text in ALL]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("show()", outputs=outputs)])
     nbformat.write(notebook, tmp_path / "report.ipynb")
-    pages.render(tmp_path / "report.ipynb", tmp_path / "report.html", STAGES[2])
+    pages.render_page(tmp_path / "report.ipynb", tmp_path / "report.html", STAGES[2])
     page = (tmp_path / "report.html").read_text()
     assert acting(page) == [] and not redaction.ACTING.search(page) and page.count("alert(1)") > 10
 
@@ -180,14 +172,13 @@ def test_no_label_of_a_plot_is_taken_for_a_formula(harvested, taught):
     papers = [paper.model_copy(update={"journal": LABELS[n % 2]}) for n, paper in enumerate(harvested[1].kept)]
     odd = TOPIC.model_copy(update={"diseases": {text: ["lupus"] for text in (*LABELS, *HTML)}})
     asked = {f"Q{n}": {"diseases": [text], "papers": 1} for n, text in enumerate(ALL)}
-    from helpers import outcomes
 
     weighed = [row | {"disease": text, "words": 1} for text, row in zip(PRINTED, taught[0], strict=False)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that a font lacks
-        made = [plots.corpus(papers), plots.coverage(papers, odd), plots.mix(weighed, "words")]
-        made += [outcomes.heat({"qlora": dict.fromkeys(asked, 0.5)}, asked)]
-        drawn = [outcomes.svg(picture, 'a "picture"') for picture in made]
+        made = [plots.plot_corpus(papers), plots.plot_coverage(papers, odd), plots.plot_mix(weighed, "words")]
+        made += [score_plots.plot_heat_map({"qlora": dict.fromkeys(asked, 0.5)}, asked)]
+        drawn = [score_plots.figure_svg(picture, 'a "picture"') for picture in made]
     for picture in drawn:
         assert acting(picture) == [] and "<script" not in picture
     assert r"\frac{1}{" in drawn[0]
@@ -199,7 +190,7 @@ def test_no_label_of_a_plot_is_taken_for_a_formula(harvested, taught):
 @pytest.fixture(scope="module")
 def asked():
     """Questions that are hostile in every field that is text."""
-    return questions.checked(
+    return questions.check_questions(
         [
             {
                 "id": f"Q{n}",
@@ -227,7 +218,7 @@ def replies(asked):
 
 def test_the_report_acts_on_nobody(asked, tmp_path):
     answers = {"base_4bit": replies(asked), "qlora": replies(asked)}
-    scores = score(answers, asked, {})
+    scores = score_run(answers, asked, {})
     papers = {q["id"]: {"diseases": list(ALL), "papers": 3} for q in asked}
     evil = " ".join(ALL)
     scores |= {"skipped": [{"what": evil, "instrument": evil, "reason": evil}]}
@@ -242,13 +233,13 @@ def test_the_report_acts_on_nobody(asked, tmp_path):
 def test_tables_of_answers_and_widgets_act_on_nobody(asked, tmp_path, monkeypatch):
     monkeypatch.delenv("COURSE_EXECUTION", raising=False)
     answers = {"base_4bit": replies(asked)}
-    scores = score(answers, asked, {})
+    scores = score_run(answers, asked, {})
     browser = widgets.answer_browser(scores, asked, answers)
-    shown = [tables.questions(asked).data, tables.answers(replies(asked), asked).data]
+    shown = [tables.question_table(asked).data, tables.answer_table(replies(asked), asked).data]
     for question in asked:
         browser.children[0].value = question["id"]
         shown.append(browser.children[1].value)
-        shown.append(tables.table(results.answered(scores, question, answers)).data)
+        shown.append(tables.html_table(score_tables.answers_by_variant(scores, question, answers)).data)
     page = render(tmp_path, *({"text/html": one} for one in shown))
     assert acting(page) == [] and page.count("alert(1)") > 50
 
@@ -259,9 +250,11 @@ def test_a_model_card_says_no_more_than_its_own(asked):
     taught = [{"paper_id": text, "source": source, "title": text} for text in ALL for source in ("PubMed", text)]
     record = {"base": tiny.BASE, "recipe": {}, "history": {"updates": [], "chosen": 0}}
     quiet = [{"paper_id": "1", "source": "PubMed", "title": "t"}]
-    made, plain = (model_cards.card("qlora", score(answers, asked, {}), record, rows) for rows in (taught, quiet))
+    made, plain = (
+        model_card.make_card("qlora", score_run(answers, asked, {}), record, rows) for rows in (taught, quiet)
+    )
     assert not redaction.ACTING.search(str(made))
-    page, usual = (pages.prose(card.text, ROOT) for card in (made, plain))
+    page, usual = (pages.render_prose(card.text, ROOT) for card in (made, plain))
     shown, own = html.fromstring(f"<main>{page}</main>"), html.fromstring(f"<main>{usual}</main>")
     assert acting(page) == [] and "alert(1)" in shown.text_content()
     assert [(one.tag, one.text_content()) for one in shown.iter("h1", "h2", "th", "a", "b", "strong")] == [
@@ -275,11 +268,16 @@ def test_a_model_card_says_no_more_than_its_own(asked):
 @pytest.mark.parametrize("text", ALL)
 def test_nothing_acts_on_a_terminal(text, tmp_path):
     error = CourseError(f"title {text} is odd", f"leave {text} out")
-    said = [str(error), *error._render_traceback_(), words("ValueError", text), words("CourseError", str(error))]
+    said = [
+        str(error),
+        *error._render_traceback_(),
+        describe_error("ValueError", text),
+        describe_error("CourseError", str(error)),
+    ]
     (tmp_path / "progress.json").write_text(json.dumps({"doing": f"reading {text}", "done": 1, "total": 2}) + "\n")
     board = Board(STAGES, tmp_path / "progress.json")
     board.change(3, "running")
-    board.rows[4].note = redaction.visible(text)
+    board.rows[4].note = redaction.make_visible(text)
     screen = io.StringIO()
     Console(file=screen, force_terminal=True, width=400, color_system=None).print(board.table())
     shown = screen.getvalue()
@@ -300,15 +298,17 @@ def test_no_text_becomes_a_turn_or_is_rendered(kind, text):
 
     def reads(prompt, completion):
         row = {"prompt": prompt, "completion": completion, "text": as_text(prompt, completion)}
-        return examples.encode_row(row, tokenizer, 10**6)["input_ids"]
+        return batches.encode_row(row, tokenizer, 10**6)["input_ids"]
 
     def turns(ids):
         return [token for token in ids if token in special]
 
     assert turns(reads(text, text)) == turns(reads("a", "b"))
     assert turns(reads("", text)) == turns(reads("", "b"))
-    assert turns(chat.prompt_ids(tokenizer, text)) == turns(chat.prompt_ids(tokenizer, "a"))
-    assert text.strip() in tokenizer.decode(chat.prompt_ids(tokenizer, text)), "and it is all there as it was written"
+    assert turns(chat_template.prompt_ids(tokenizer, text)) == turns(chat_template.prompt_ids(tokenizer, "a"))
+    assert text.strip() in tokenizer.decode(chat_template.prompt_ids(tokenizer, text)), (
+        "and it is all there as it was written"
+    )
     assert "1337" not in tokenizer.decode(reads(text, text))
 
 
@@ -320,7 +320,7 @@ def test_rows_of_a_users_own_are_text_too(tmp_path):
         if text.strip()
     ]
     files.write_json(tmp_path / "rows.json", given)
-    read = rows.load_rows(tmp_path / "rows.json")
+    read = build.load_rows(tmp_path / "rows.json")
     assert [(row["prompt"], row["completion"]) for row in read] == [(row["title"], row["title"]) for row in given]
 
 
@@ -354,18 +354,17 @@ def test_a_file_that_is_no_topic_is_not_repeated(tmp_path):
 @pytest.mark.parametrize("id", ["../x", "a/b", "<script>", "x\ny", ".x", "", "x" * 41, "Q1 onclick=alert(1)"])
 def test_a_questions_id_is_a_plain_word(id):
     with pytest.raises(CourseError):
-        questions.checked([{"id": id, "category": "c", "difficulty": "easy", "question": "q"}], "a test")
+        questions.check_questions([{"id": id, "category": "c", "difficulty": "easy", "question": "q"}], "a test")
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/../../x", "/etc/x", "..", ".", "../x"])
 def test_a_models_folder_is_below_the_models(name, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "BASE_MODELS", tmp_path / "base")
-    from helpers import weights
 
     with pytest.raises(CourseError, match="MODEL_NAME="):
-        weights.fetch(tiny.resolve(MODEL_NAME=name, HF_ENDPOINT="http://127.0.0.1:9"))
+        download.fetch_model(tiny.resolve(MODEL_NAME=name, HF_ENDPOINT="http://127.0.0.1:9"))
     assert {path.name for path in tmp_path.rglob("*")} <= {"base", ".lock"}
-    assert name in ("..", ".") or base_model(name).parent == tmp_path / "base"
+    assert name in ("..", ".") or base_model_folder(name).parent == tmp_path / "base"
     assert BASE_MODELS == ROOT / "models" / "base"
 
 
@@ -383,8 +382,8 @@ def test_a_kept_receipt_cannot_write_elsewhere(name, monkeypatch, tmp_path):
     files.write_json(receipt, {"status": "done", "outputs": {name: "0" * 64}})
     monkeypatch.setattr(artefacts.Path, "exists", lambda path: path == receipt or "drive" in str(path))
     copied = []
-    monkeypatch.setattr(artefacts, "copy", lambda source, target: copied.append(target))
-    artefacts.restore(tiny.resolve(ARTEFACTS_DIR=str(drive)), Folders())
+    monkeypatch.setattr(artefacts, "copy_file", lambda source, target: copied.append(target))
+    artefacts.restore_stages(tiny.resolve(ARTEFACTS_DIR=str(drive)), Folders())
     folders = [root / part for part in ("data", "models", "reports")]
     assert copied or not name.startswith("data/x"), "an honest name is brought back"
     assert all(any(target.resolve().is_relative_to(f) for f in folders) for target in copied)

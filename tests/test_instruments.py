@@ -8,14 +8,17 @@ import pytest
 import tiny
 import torch
 
-from helpers import chat, held_out, instruments, items, likelihood, models, questions
-from helpers.errors import CourseError
-from helpers.leaks import word_runs
+from helpers.core.errors import CourseError
+from helpers.dataset import held_out
+from helpers.dataset.contamination import word_runs
+from helpers.evaluation import instruments, item_values
+from helpers.grading import questions
+from helpers.models import chat_template, load, loglikelihood
 
 PAPERS = [
     {"paper_id": str(n), "title": f"Study {n}", "abstract": "β-cells are few. " * (1 + 5 * n)} for n in range(6)
 ]
-TEXTS = [instruments.text("bits_per_byte", paper["paper_id"], held_out.text_of(paper)) for paper in PAPERS]
+TEXTS = [instruments.text_item("bits_per_byte", paper["paper_id"], held_out.held_out_text(paper)) for paper in PAPERS]
 CHOICES = [
     {"instrument": "recall", "item": f"R{n}", "paper_id": str(n // 2), "context": f"In study {n} it was"}
     | {"options": [" high", " low", " not seen", " seen often"][: 2 + 2 * (n % 2)], "answer": n % 2}
@@ -26,11 +29,11 @@ CHOICES = [
 @pytest.fixture(scope="module")
 def speaker(tmp_path_factory):
     folder = tiny.write_model(tmp_path_factory.mktemp("base"))
-    return models.load(folder, "float32"), models.load_tokenizer(folder)
+    return load.load_model(folder, "float32"), load.load_tokenizer(folder)
 
 
 def measure(speaker, notes, asked=TEXTS + CHOICES, length=64, identity="model"):
-    return instruments.measure(*speaker, asked, row="base", identity=identity, max_length=length, notes=notes)
+    return instruments.measure_items(*speaker, asked, row="base", identity=identity, max_length=length, notes=notes)
 
 
 def test_bits_per_byte_are_the_models_own_surprise(speaker, tmp_path):
@@ -38,27 +41,27 @@ def test_bits_per_byte_are_the_models_own_surprise(speaker, tmp_path):
     measured = measure(speaker, tmp_path / "notes.jsonl", TEXTS)
     assert [one["item"] for one in measured] == [paper["paper_id"] for paper in PAPERS]
     for one, paper in zip(measured, PAPERS, strict=True):
-        ids = chat.plain_ids(tokenizer, held_out.text_of(paper))[:64]
+        ids = chat_template.plain_ids(tokenizer, held_out.held_out_text(paper))[:64]
         with torch.no_grad():
             labels = torch.tensor([[tokenizer.bos_token_id, *ids]])
             mean = model(labels, labels=labels).loss.item()
         assert one["nll"] == pytest.approx(mean * len(ids), rel=1e-5)
         assert one["bytes"] == len(tokenizer.decode(ids).encode())
-        assert items.bits_per_byte("a row", one) == pytest.approx(one["nll"] / one["bytes"] / math.log(2))
+        assert item_values.bits_per_byte("a row", one) == pytest.approx(one["nll"] / one["bytes"] / math.log(2))
 
 
 def test_a_model_that_knows_nothing_takes_all_its_bits(speaker, tmp_path):
     model, tokenizer = copy.deepcopy(speaker[0]), speaker[1]
     torch.nn.init.zeros_(model.lm_head.weight)
     measured = measure((model, tokenizer), tmp_path / "notes.jsonl", TEXTS, length=1000)
-    assert instruments.of({"base": measured}, "bits_per_byte")["base"] == pytest.approx(
+    assert instruments.values_by_variant({"base": measured}, "bits_per_byte")["base"] == pytest.approx(
         [math.log2(len(tokenizer))] * 6, rel=1e-6
     ), "a token is a byte"
 
 
 def test_options_are_scored_as_likelihood_scores_them(speaker, tmp_path):
     measured = measure(speaker, tmp_path / "notes.jsonl", CHOICES)
-    scores = likelihood.score(*speaker, [(item["context"], item["options"]) for item in CHOICES])
+    scores = loglikelihood.score_options(*speaker, [(item["context"], item["options"]) for item in CHOICES])
     assert [one["scores"] for one in measured] == [pytest.approx(of_item, abs=1e-4) for of_item in scores]
     assert [one["bytes"] for one in measured] == [[len(o) for o in item["options"]] for item in CHOICES]
 
@@ -72,25 +75,27 @@ def test_options_are_scored_as_likelihood_scores_them(speaker, tmp_path):
     ],
 )
 def test_the_choice_is_the_option_most_probable_per_byte(scores, sizes, answer, right):
-    assert items.right("a row", {"item": "P", "scores": scores, "bytes": sizes, "answer": answer}) == right
+    assert item_values.is_right("a row", {"item": "P", "scores": scores, "bytes": sizes, "answer": answer}) == right
 
 
 def test_the_table_counts_items_and_papers_and_says_what_guessing_gives(speaker, tmp_path):
     measured = {"base_4bit": measure(speaker, tmp_path / "notes.jsonl")}
-    bits, recall = instruments.summary(measured | {"qlora": measured["base_4bit"][:6]})
+    bits, recall = instruments.summarise_items(measured | {"qlora": measured["base_4bit"][:6]})
     assert (bits["items"], bits["papers"], bits["chance"]) == (6, 6, "")
     assert (recall["items"], recall["papers"], recall["chance"]) == (8, 4, "38%")
     assert bits["base_4bit"] == bits["qlora"] and recall["qlora"] == ""
-    right = sum(instruments.of(measured, "recall")["base_4bit"])
+    right = sum(instruments.values_by_variant(measured, "recall")["base_4bit"])
     assert recall["base_4bit"] == f"{right / 8:.1%}"
 
 
 @pytest.fixture
 def read(monkeypatch):
     """How many rows each batch held."""
-    batches, known = [], likelihood.read
+    batches, known = [], loglikelihood.read_batch
     monkeypatch.setattr(
-        likelihood, "read", lambda m, p, groups: batches.append(sum(len(g[1]) for g in groups)) or known(m, p, groups)
+        loglikelihood,
+        "read_batch",
+        lambda m, p, groups: batches.append(sum(len(g[1]) for g in groups)) or known(m, p, groups),
     )
     return batches
 
@@ -111,7 +116,7 @@ def test_what_was_noted_is_not_measured_again(speaker, tmp_path, read, monkeypat
 def test_after_a_kill_the_numbers_are_those_of_an_undisturbed_run(speaker, tmp_path, read, monkeypatch):
     monkeypatch.setattr(instruments, "TOKENS_PER_BATCH", 130)
     whole = measure(speaker, tmp_path / "whole.jsonl")
-    batches, known = list(read), likelihood.read
+    batches, known = list(read), loglikelihood.read_batch
     assert len(batches) > 4
 
     def killed_at_the_third(*args):
@@ -120,10 +125,10 @@ def test_after_a_kill_the_numbers_are_those_of_an_undisturbed_run(speaker, tmp_p
         return known(*args)
 
     read.clear()
-    monkeypatch.setattr(likelihood, "read", killed_at_the_third)
+    monkeypatch.setattr(loglikelihood, "read_batch", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         measure(speaker, tmp_path / "notes.jsonl")
-    monkeypatch.setattr(likelihood, "read", known)
+    monkeypatch.setattr(loglikelihood, "read_batch", known)
     assert measure(speaker, tmp_path / "notes.jsonl") == whole, "to the last bit: the same rows are read together"
     assert read == batches
 
@@ -132,7 +137,7 @@ def test_after_a_kill_the_numbers_are_those_of_an_undisturbed_run(speaker, tmp_p
 
 
 def test_the_guard_is_four_options_each_once_and_evenly_spread():
-    asked = [item for item in instruments.of_the_guard(10**6) if item["instrument"] == "cloze"]
+    asked = [item for item in instruments.regression_items(10**6) if item["instrument"] == "cloze"]
     assert len(asked) >= 200 and len({item["context"].lower() for item in asked}) == len(asked)
     places = [sum(item["answer"] == place for item in asked) for place in range(4)]
     assert max(places) - min(places) <= 1, "no place is the likelier guess"
@@ -148,18 +153,18 @@ def test_the_guard_is_four_options_each_once_and_evenly_spread():
 
 def test_the_guard_asks_nothing_that_is_taught_or_tested():
     asked = {
-        run for item in instruments.of_the_guard(10**6) if "context" in item for run in word_runs(item["context"])
+        run for item in instruments.regression_items(10**6) if "context" in item for run in word_runs(item["context"])
     }
-    rubric = {run for question in questions.load() for run in word_runs(question["reference"])}
+    rubric = {run for question in questions.load_questions() for run in word_runs(question["reference"])}
     replay = {run for row in instruments.general.replay_rows() for run in word_runs(row["text"])}
     assert not asked & (rubric | replay)
 
 
 def test_the_untouched_model_knows_what_the_guard_asks(tmp_path):
-    asked = [item for item in instruments.of_the_guard(60) if item["instrument"] == "cloze"]
-    model = models.load(tiny.embedded(), "auto")
+    asked = [item for item in instruments.regression_items(60) if item["instrument"] == "cloze"]
+    model = load.load_model(tiny.embedded(), "auto")
     measured = measure((model, tiny.embedded_tokenizer()), tmp_path / "notes.jsonl", asked)
-    right = sum(instruments.of({"base": measured}, "cloze")["base"])
+    right = sum(instruments.values_by_variant({"base": measured}, "cloze")["base"])
     assert right > 30, f"{right:.0f} of 60: twice chance is far beyond what guessing gives (p < 1e-4)"
 
 
@@ -167,7 +172,7 @@ def test_a_guard_item_that_cannot_be_asked_is_refused(tmp_path):
     path = tmp_path / "cloze.json"
     path.write_text(json.dumps([{"id": "G1", "prompt": "A", "options": [" b", " c"], "answer": 0}]))
     with pytest.raises(CourseError, match="G1 has not four options"):
-        instruments.of_the_guard(10, path)
+        instruments.regression_items(10, path)
 
 
 def test_probes_and_held_out_papers_are_items():
@@ -179,6 +184,6 @@ def test_probes_and_held_out_papers_are_items():
         "options": ["a", "b"],
         "answer": 1,
     }
-    first, second = instruments.of_papers([probe | {"answer": 1}], PAPERS[:1])
+    first, second = instruments.paper_items([probe | {"answer": 1}], PAPERS[:1])
     assert first == CHOICES[0] | {"item": "P1", "paper_id": "7", "context": "It", "options": ["a", "b"], "answer": 1}
     assert second == TEXTS[0]

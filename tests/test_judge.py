@@ -7,18 +7,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from helpers import judge, settings
-from helpers.errors import CourseError
-from helpers.questions import load
-from helpers.scoring import grade
+from helpers.core import settings
+from helpers.core.errors import CourseError
+from helpers.grading import judge
+from helpers.grading.questions import load_questions
+from helpers.grading.rubric import grade_answer
 from tests.faults import hang_up, send
 from tests.loopback import closed_port, hurried
 
 KEY = "sk-never-to-be-seen"
-QUESTION = load()[0]
+QUESTION = load_questions()[0]
 RESULTS = {"base_4bit": [{"id": "Q001", "response": "I do not know."}]}
 N = len(QUESTION["criteria"])
-MET = grade(QUESTION["reference"], QUESTION).met
+MET = grade_answer(QUESTION["reference"], QUESTION).met
 TRUTH = "\n".join(f"{n}: {'yes' if c['id'] in MET else 'no'}" for n, c in enumerate(QUESTION["criteria"], start=1))
 
 
@@ -83,7 +84,7 @@ def serve(tmp_path, monkeypatch):
 
 def chosen(address, **values):
     given = {"JUDGE_MODEL": "a-judge", "JUDGE_BASE_URL": address, "JUDGE_API_KEY": KEY, **values}
-    return settings.load(given, environment={})[0]
+    return settings.load_settings(given, environment={})[0]
 
 
 def notes(tmp_path):
@@ -92,7 +93,7 @@ def notes(tmp_path):
 
 def test_without_a_judge_nothing_happens(tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.paths.ROOT", tmp_path)
-    assert judge.grade_again(RESULTS, [QUESTION], settings.load({}, environment={})[0]) == {}
+    assert judge.grade_again(RESULTS, [QUESTION], settings.load_settings({}, environment={})[0]) == {}
     assert not any(tmp_path.iterdir())
 
 
@@ -181,7 +182,7 @@ def test_lasting_trouble_is_unparsed_and_ends(serve, tmp_path):
 
 def test_one_unparsed_answer_is_left_out_of_the_mean(serve, tmp_path):
     picked, _ = serve(WELL, says(f"I would rather not, {KEY}."))
-    asked = load()[:2]
+    asked = load_questions()[:2]
     results = {"full": [{"id": question["id"], "response": question["reference"]} for question in asked]}
     second = judge.grade_again(results, asked, picked)
     assert second["rows"]["full"] == {"mean": 1.0, "n": 1, "unparsed": len(asked[1]["criteria"])}
@@ -231,4 +232,4 @@ def test_questions_without_criteria_are_not_asked(serve):
     ],
 )
 def test_replies_are_read_strictly(reply, verdicts):
-    assert judge.parse(reply, 2) == verdicts
+    assert judge.parse_reply(reply, 2) == verdicts

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from helpers import chat, likelihood, models
+from helpers.models import chat_template, load, loglikelihood
 
 CONTEXTS = (
     "",
@@ -24,12 +24,12 @@ ITEMS += [(context, OPTIONS) for context in CONTEXTS]
 @pytest.fixture(scope="module")
 def tiny_one(tmp_path_factory):
     folder = tiny.write_model(tmp_path_factory.mktemp("base"))
-    return models.load(folder, "float32"), models.load_tokenizer(folder)
+    return load.load_model(folder, "float32"), load.load_tokenizer(folder)
 
 
 @pytest.fixture(scope="module")
 def embedded():
-    return models.load(tiny.embedded(), "float32"), tiny.embedded_tokenizer()
+    return load.load_model(tiny.embedded(), "float32"), tiny.embedded_tokenizer()
 
 
 @pytest.fixture(params=["tiny_one", "embedded"])
@@ -53,44 +53,44 @@ def alone(model, tokenizer, context, options):
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 60, 1024])
 def test_scores_are_those_of_one_at_a_time(tiny_one, tokens_per_batch):
-    found = likelihood.score(*tiny_one, ITEMS, tokens_per_batch)
+    found = loglikelihood.score_options(*tiny_one, ITEMS, tokens_per_batch)
     for (context, options), scores in zip(ITEMS, found, strict=True):
         assert scores == pytest.approx(alone(*tiny_one, context, options), abs=1e-4)
 
 
 def test_scores_of_the_embedded_model_are_those_of_one_at_a_time(embedded):
-    found = likelihood.score(*embedded, ITEMS[:6], 60)
+    found = loglikelihood.score_options(*embedded, ITEMS[:6], 60)
     for (context, options), scores in zip(ITEMS, found, strict=False):
         assert scores == pytest.approx(alone(*embedded, context, options), abs=1e-4)
 
 
 def test_a_text_is_as_probable_as_its_beginning_and_then_its_end(reader):
     model, tokenizer = reader
-    whole, begun, ended = likelihood.score(
+    whole, begun, ended = loglikelihood.score_options(
         model, tokenizer, [("", ["Lupus is a disease"]), ("", ["Lupus is"]), ("Lupus is", [" a disease"])]
     )
     assert whole[0] == pytest.approx(begun[0] + ended[0], abs=1e-3)
-    assert likelihood.score(model, tokenizer, [("Lupus is", ["", " x"])])[0][0] == 0
-    assert likelihood.score(model, tokenizer, [("Lupus is", []), ("", ["x"])])[0] == []
-    assert likelihood.score(model, tokenizer, []) == []
+    assert loglikelihood.score_options(model, tokenizer, [("Lupus is", ["", " x"])])[0][0] == 0
+    assert loglikelihood.score_options(model, tokenizer, [("Lupus is", []), ("", ["x"])])[0] == []
+    assert loglikelihood.score_options(model, tokenizer, []) == []
 
 
 def test_a_space_that_the_option_takes_is_no_longer_the_contexts():
     tokenizer = tiny.embedded_tokenizer()
-    _, apart = likelihood.encode(tokenizer, "Lupus is", [" rare", " a disease"])
-    context, merged = likelihood.encode(tokenizer, "Lupus is ", ["rare", "a disease"])
-    assert merged == apart and context == [tokenizer.bos_token_id, *chat.plain_ids(tokenizer, "Lupus is")]
-    context, mixed = likelihood.encode(tokenizer, "Lupus is ", ["rare", "(see)"])
+    _, apart = loglikelihood.encode_options(tokenizer, "Lupus is", [" rare", " a disease"])
+    context, merged = loglikelihood.encode_options(tokenizer, "Lupus is ", ["rare", "a disease"])
+    assert merged == apart and context == [tokenizer.bos_token_id, *chat_template.plain_ids(tokenizer, "Lupus is")]
+    context, mixed = loglikelihood.encode_options(tokenizer, "Lupus is ", ["rare", "(see)"])
     places = [tokenizer.decode(context[1:] + option) for option in mixed]
     assert places == ["Lupus is rare", "Lupus is (see)"]
-    assert context[1:] == chat.plain_ids(tokenizer, "Lupus is"), "all options of an item from the same place"
+    assert context[1:] == chat_template.plain_ids(tokenizer, "Lupus is"), "all options of an item from the same place"
 
 
 def test_sizes_are_tokens_scored_and_bytes_of_the_option():
     tokenizer = tiny.embedded_tokenizer()
-    ((rare, alpha, none),) = likelihood.sizes(tokenizer, [("Lupus is", [" rare", " TNF-α", ""])])
+    ((rare, alpha, none),) = loglikelihood.option_sizes(tokenizer, [("Lupus is", [" rare", " TNF-α", ""])])
     assert rare == {"tokens": 1, "bytes": 5} and none == {"tokens": 0, "bytes": 0}
-    assert alpha["bytes"] == 7 and alpha["tokens"] == len(chat.plain_ids(tokenizer, " TNF-α"))
+    assert alpha["bytes"] == 7 and alpha["tokens"] == len(chat_template.plain_ids(tokenizer, " TNF-α"))
 
 
 def test_a_context_is_read_once_whoever_shares_it(tiny_one, monkeypatch):
@@ -102,26 +102,28 @@ def test_a_context_is_read_once_whoever_shares_it(tiny_one, monkeypatch):
         return forward(*args, **options)
 
     monkeypatch.setattr(model, "forward", counted)
-    likelihood.score(model, tokenizer, [("x" * 40, ["a", "bc"]), ("x" * 40, ["d"]), ("y" * 40, ["e", "f"])])
+    loglikelihood.score_options(
+        model, tokenizer, [("x" * 40, ["a", "bc"]), ("x" * 40, ["d"]), ("y" * 40, ["e", "f"])]
+    )
     assert seen == [(2, 40), (5, 2)], "two contexts, then five options"
     seen.clear()
-    likelihood.score(model, tokenizer, [("x" * 40, ["abc"]), ("", ["de", "fgh"])])
+    loglikelihood.score_options(model, tokenizer, [("x" * 40, ["abc"]), ("", ["de", "fgh"])])
     assert seen == [(3, 43)], "what nobody shares is read in one go"
 
 
 def test_batches_hold_every_row_once_and_stay_small():
     dice = random.Random(1)
     pairs = [([1] + [dice.randrange(3)] * dice.choice((0, 9, 50)), [5] * dice.randrange(1, 90)) for _ in range(300)]
-    groups = likelihood.grouped(pairs, 200)
+    groups = loglikelihood.group_rows(pairs, 200)
     assert sorted(place for _, rows in groups for place, _ in rows) == list(range(300))
     for prefix, rows in groups:
         assert len(rows) == 1 or len(rows) * max(len(ids) for _, ids in rows) <= 200
         for place, ids in rows:
             assert [*prefix, *ids] == [*pairs[place][0], *pairs[place][1][:-1]]
-    assert max(len(rows) for prefix, rows in groups if prefix) > 1 and likelihood.grouped([], 200) == []
+    assert max(len(rows) for prefix, rows in groups if prefix) > 1 and loglikelihood.group_rows([], 200) == []
 
 
 def test_special_tokens_in_a_text_are_plain_words(tiny_one):
-    (scores,) = likelihood.score(*tiny_one, [("a<|im_end|>", ["<|im_start|>b"])])
-    sizes = likelihood.sizes(tiny_one[1], [("a<|im_end|>", ["<|im_start|>b"])])
+    (scores,) = loglikelihood.score_options(*tiny_one, [("a<|im_end|>", ["<|im_start|>b"])])
+    sizes = loglikelihood.option_sizes(tiny_one[1], [("a<|im_end|>", ["<|im_start|>b"])])
     assert scores[0] < 0 and sizes == [[{"tokens": 13, "bytes": 13}]]

@@ -5,9 +5,10 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 
-from helpers import files, model_cards
-from helpers.paths import ROOT, Folders
-from helpers.scores import score
+from helpers.core import io
+from helpers.core.paths import ROOT, Folders
+from helpers.evaluation.scores import score_run
+from helpers.report import model_card
 from tests import experiment
 
 RECORD = {
@@ -34,7 +35,7 @@ TRAINING = [
 @pytest.fixture(scope="module")
 def scores():
     answers, items = experiment.evidence(0.4, papers=12)
-    return score(answers, experiment.ASKED, items, seed=42)
+    return score_run(answers, experiment.ASKED, items, seed=42)
 
 
 @pytest.fixture
@@ -43,14 +44,14 @@ def folders(tmp_path, monkeypatch):
     for name in ("reports", "models"):
         monkeypatch.setattr(Folders, name, property(lambda _, name=name: tmp_path / name))
     made = Folders()
-    for row in model_cards.ROWS:
+    for row in model_card.ROWS:
         made.model(row).mkdir(parents=True)
-        files.write_json(made.model(row) / "training.json", RECORD)
+        io.write_json(made.model(row) / "training.json", RECORD)
     return made
 
 
 def test_the_cards_are_read_back_whole(scores, folders, tmp_path):
-    written = model_cards.write(folders, scores, TRAINING)
+    written = model_card.write_cards(folders, scores, TRAINING)
     assert [path.name for path in written] == ["qlora.md", "full.md"]
     for path in written:
         card, row = ModelCard.load(path), path.stem
@@ -72,9 +73,9 @@ def test_the_cards_are_read_back_whole(scores, folders, tmp_path):
 
 
 def test_a_model_that_was_not_scored_has_no_card(scores, folders):
-    model_cards.write(folders, scores, TRAINING)
+    model_card.write_cards(folders, scores, TRAINING)
     without = scores | {"rows": {row: one for row, one in scores["rows"].items() if row != "full"}}
-    assert [path.name for path in model_cards.write(folders, without, TRAINING)] == ["qlora.md"]
+    assert [path.name for path in model_card.write_cards(folders, without, TRAINING)] == ["qlora.md"]
     assert [path.name for path in folders.cards.iterdir()] == ["qlora.md"]
 
 
@@ -82,19 +83,21 @@ def test_a_card_survives_odd_names(scores, folders):
     """A licence or a source with a colon or a quote must not break the card's head."""
     odd = json.loads(json.dumps(RECORD))
     odd["base"] |= {"id": "someone/a: model", "licence": None}
-    card = model_cards.card("full", scores, odd, TRAINING)
+    card = model_card.make_card("full", scores, odd, TRAINING)
     again = ModelCard(str(card))
     assert again.data.base_model == "someone/a: model" and again.data.license == "unknown"
     assert len(again.data.eval_results) == len(scores["rows"]["full"]["measures"])
-    assert model_cards.licence("see its page") == "unknown", "the Hub refuses a card with a licence of no such name"
+    assert model_card.hub_licence("see its page") == "unknown", (
+        "the Hub refuses a card with a licence of no such name"
+    )
 
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_card_to_share_keeps_all_and_adds_how_to_load(scores, whole):
     record = RECORD | {"base": RECORD["base"] | {"weights": {"model.safetensors": "a" * 64}}}
     record["recipe"] = RECORD["recipe"] | {"dtype": "bfloat16"}
-    before = model_cards.card("qlora", scores, record, TRAINING)
-    after = ModelCard(str(model_cards.shared(before, record, None, whole)))
+    before = model_card.make_card("qlora", scores, record, TRAINING)
+    after = ModelCard(str(model_card.shared_card(before, record, None, whole)))
     assert before.text.strip() in after.text and len(after.data.eval_results) == len(before.data.eval_results)
     assert after.data.library_name == ("transformers" if whole else "peft")
     assert after.data.to_dict()["base_model_sha256"] == {"model.safetensors": "a" * 64}

@@ -10,8 +10,10 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from helpers import chat, files, hardware, models, trainable
-from helpers.errors import CourseError
+from helpers.core import hardware, io
+from helpers.core.errors import CourseError
+from helpers.models import chat_template, load
+from helpers.training import model as trainable
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +23,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def packed(folder):
-    return models.load(folder, "nf4", dtype="bfloat16")
+    return load.load_model(folder, "nf4", dtype="bfloat16")
 
 
 @pytest.fixture
 def prompt():
-    return torch.tensor([chat.prompt_ids(tiny.byte_tokenizer(), "Is TNF-α raised in lupus?")])
+    return torch.tensor([chat_template.prompt_ids(tiny.byte_tokenizer(), "Is TNF-α raised in lupus?")])
 
 
 def quantised(model):
@@ -34,22 +36,22 @@ def quantised(model):
 
 
 def test_nf4_takes_half_a_byte_a_weight(folder, packed):
-    whole = models.load(folder, "float32")
+    whole = load.load_model(folder, "float32")
     layers = quantised(packed)
     assert len(layers) == 2 * 7, "every matrix of both layers"
     for name, layer in layers.items():
         assert layer.weight.dtype == torch.uint8
         assert layer.weight.numel() * 2 == whole.get_submodule(name).weight.numel()
     inside = sum(whole.get_submodule(name).weight.numel() for name in layers)
-    outside = models.parameters_of(whole)[1] - inside
-    assert models.bytes_of(packed) == pytest.approx(inside / 2 + outside * 2, rel=0.01)
-    assert models.bytes_of(whole) == pytest.approx((inside + outside) * 4, rel=0.01)
-    assert models.parameters_of(packed)[1] == models.parameters_of(whole)[1]
+    outside = load.count_parameters(whole)[1] - inside
+    assert load.count_bytes(packed) == pytest.approx(inside / 2 + outside * 2, rel=0.01)
+    assert load.count_bytes(whole) == pytest.approx((inside + outside) * 4, rel=0.01)
+    assert load.count_parameters(packed)[1] == load.count_parameters(whole)[1]
 
 
 def test_unpacked_weights_are_those_of_nf4(packed):
     meant = {n: bnb.dequantize_4bit(m.weight.data, m.weight.quant_state) for n, m in quantised(packed).items()}
-    unpacked = models.unpack(packed)
+    unpacked = load.dequantise(packed)
     assert not quantised(unpacked)
     for name, values in meant.items():
         assert torch.equal(unpacked.get_submodule(name).weight, values.to(torch.bfloat16)), name
@@ -63,33 +65,33 @@ def test_the_unpacked_model_says_bit_for_bit_what_the_packed_one_says(folder, wh
         "What is the role of B cells?",
         "Name three signs of Sjögren's disease. " * 6,
     ]
-    tokenizer = models.load_tokenizer(tiny.embedded() if which == "embedded" else folder)
-    model = models.load(tiny.embedded() if which == "embedded" else folder, "nf4", dtype=dtype)
-    ids = [torch.tensor([chat.prompt_ids(tokenizer, row)]) for row in rows]
+    tokenizer = load.load_tokenizer(tiny.embedded() if which == "embedded" else folder)
+    model = load.load_model(tiny.embedded() if which == "embedded" else folder, "nf4", dtype=dtype)
+    ids = [torch.tensor([chat_template.prompt_ids(tokenizer, row)]) for row in rows]
     with torch.no_grad():
         packed = [model(row).logits for row in ids]
-        unpacked = models.unpack(model)
+        unpacked = load.dequantise(model)
         assert not quantised(unpacked) and {w.dtype for w in unpacked.parameters()} == {getattr(torch, dtype)}
         assert [torch.equal(unpacked(row).logits, said) for row, said in zip(ids, packed, strict=True)] == [True] * 3
 
 
 def test_footprints_are_measured_where_they_fit_and_counted_where_not(folder, monkeypatch):
-    n = models.parameters_of(models.load(folder, "float32"))[1]
-    measured = models.footprints(folder)
+    n = load.count_parameters(load.load_model(folder, "float32"))[1]
+    measured = load.measure_footprints(folder)
     assert list(measured) == ["float32", "bfloat16", "nf4"]
     assert measured["float32"] == pytest.approx(4 * n / 1e6, rel=0.01)
     assert measured["nf4"] < measured["bfloat16"] < measured["float32"]
-    monkeypatch.setattr(models, "available_memory", lambda: 6 * n)
-    counted = models.footprints(folder)
+    monkeypatch.setattr(load, "available_memory", lambda: 6 * n)
+    counted = load.measure_footprints(folder)
     assert counted["float32 (counted)"] == pytest.approx(4 * n / 1e6) and counted["bfloat16"] == measured["bfloat16"]
-    monkeypatch.setattr(models, "available_memory", lambda: 2 * n)
+    monkeypatch.setattr(load, "available_memory", lambda: 2 * n)
     monkeypatch.setattr(hardware, "half_precision", lambda: "float16")  # as on a T4
-    assert list(models.footprints(folder)) == ["float32 (counted)", "float16 (counted)", "nf4"]
+    assert list(load.measure_footprints(folder)) == ["float32 (counted)", "float16 (counted)", "nf4"]
 
 
 def test_an_example_of_nf4_is_the_first_query_matrix(folder):
-    original, rounded = models.nf4_example(folder)
-    first = models.load(folder, "float32").model.layers[0].self_attn.q_proj.weight.flatten()
+    original, rounded = load.nf4_example(folder)
+    first = load.load_model(folder, "float32").model.layers[0].self_attn.q_proj.weight.flatten()
     assert torch.equal(original, first) and 0 < (original - rounded).abs().mean() < 0.2 * original.abs().mean()
 
 
@@ -115,14 +117,14 @@ def test_an_adapter_is_float32_and_the_same_for_the_same_seed(folder):
 
 
 def test_layers_that_are_not_there_are_named_beside_those_that_are(folder):
-    base = models.load(folder, "float32")
-    config = LoraConfig(target_modules=trainable.target_modules("q_proj, v_porj"))
+    base = load.load_model(folder, "float32")
+    config = LoraConfig(target_modules=trainable.parse_target_modules("q_proj, v_porj"))
     with pytest.raises(CourseError, match="LORA_TARGET_MODULES: the model has no layer v_porj") as error:
         trainable.add_adapter(base, config, seed=1)
     assert error.value.way_out == (
         "use all-linear, or some of down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     )
-    good = LoraConfig(target_modules=trainable.target_modules("q_proj, v_proj"))
+    good = LoraConfig(target_modules=trainable.parse_target_modules("q_proj, v_proj"))
     names = [n for n, w in trainable.add_adapter(base, good, seed=1).named_parameters() if w.requires_grad]
     assert len(names) == 2 * 2 * 2 and all(".q_proj." in n or ".v_proj." in n for n in names)
 
@@ -142,15 +144,15 @@ def adapter(trained, tmp_path):
 
 def seal(adapter, **changes):
     """Write the hashes of the adapter's files, and these changes, into its record, as if it had been saved so."""
-    record = files.read_json(adapter / "training.json")
-    record["files"] = {name: files.sha256(adapter / name) for name in record["files"]}
-    files.write_json(adapter / "training.json", record | changes)
+    record = io.read_json(adapter / "training.json")
+    record["files"] = {name: io.hash_file(adapter / name) for name in record["files"]}
+    io.write_json(adapter / "training.json", record | changes)
 
 
 def test_a_trained_adapter_is_put_on_its_base(folder, adapter, prompt):
-    base = models.load(folder, "float32")
+    base = load.load_model(folder, "float32")
     before = base(prompt).logits
-    model = models.load_adapter(base, adapter)
+    model = load.load_adapter(base, adapter)
     assert not model.training and not torch.allclose(model(prompt).logits, before, atol=1e-3)
 
 
@@ -160,11 +162,11 @@ def test_an_adapter_of_zeros_is_refused(folder, adapter):
     save_file(zeros, adapter / "adapter_model.safetensors", {"format": "pt"})
     seal(adapter)
     with pytest.raises(CourseError, match="adapter is all zeros\n→ run stage 4 again"):
-        models.load_adapter(models.load(folder, "float32"), adapter)
+        load.load_adapter(load.load_model(folder, "float32"), adapter)
     one = next(name for name in zeros if "lora_B" in name)
     save_file(zeros | {one: zeros[one] + 1e-3}, adapter / "adapter_model.safetensors", {"format": "pt"})
     seal(adapter)
-    models.load_adapter(models.load(folder, "float32"), adapter)
+    load.load_adapter(load.load_model(folder, "float32"), adapter)
 
 
 @pytest.mark.parametrize("damage", ["one bit", "cut", "gone", "another configuration"])
@@ -179,30 +181,30 @@ def test_an_adapter_that_is_not_the_one_saved_is_refused(folder, adapter, damage
         (adapter / name).unlink()
     problem = f"adapter: {name} is missing or not the file that was saved\n→ run stage 4 again"
     with pytest.raises(CourseError, match=re.escape(problem)):
-        models.load_adapter(models.load(folder, "float32"), adapter)
+        load.load_adapter(load.load_model(folder, "float32"), adapter)
 
 
 def test_an_adapter_without_its_record_is_refused(folder, adapter):
     (adapter / "training.json").unlink()
     with pytest.raises(CourseError, match=r"training\.json does not exist"):
-        models.load_adapter(models.load(folder, "float32"), adapter)
+        load.load_adapter(load.load_model(folder, "float32"), adapter)
 
 
 @pytest.mark.parametrize("part", ["id", "revision"])
 def test_an_adapter_of_another_base_is_refused(folder, adapter, part):
     seal(adapter, base=tiny.BASE | {part: "1234567890123456"})
     with pytest.raises(CourseError, match=r"was trained on .*1234567.*, not on tester/tiny \(0{12}\)\n→ run stage 4"):
-        models.load_adapter(models.load(folder, "float32"), adapter)
+        load.load_adapter(load.load_model(folder, "float32"), adapter)
 
 
 def test_a_model_without_a_chat_template_is_refused(folder, tmp_path):
     plain = shutil.copytree(folder, tmp_path / "plain", ignore=shutil.ignore_patterns("chat_template.jinja"))
     with pytest.raises(CourseError, match=r"plain has no chat template.*\n→ choose an instruct or chat model"):
-        models.load_tokenizer(plain)
+        load.load_tokenizer(plain)
 
 
 def test_a_tokenizer_pads_on_the_left_and_has_something_to_pad_with(folder):
-    tokenizer = models.load_tokenizer(folder)
+    tokenizer = load.load_tokenizer(folder)
     assert tokenizer.padding_side == "left" and tokenizer.pad_token_id is not None
 
 
@@ -215,7 +217,7 @@ def test_weights_that_do_not_load_are_named(folder, tmp_path, damage):
     else:
         (weights if damage == "gone" else broken / "config.json").unlink()
     with pytest.raises(CourseError, match=r"the model in .*broken does not load: .+\n→ run stage 1 again"):
-        models.load(broken, "float32")
+        load.load_model(broken, "float32")
 
 
 def test_bitsandbytes_that_cannot_work_here_says_what_would(folder, monkeypatch):
@@ -224,17 +226,17 @@ def test_bitsandbytes_that_cannot_work_here_says_what_would(folder, monkeypatch)
 
     monkeypatch.setattr(bnb, "quantize_4bit", missing)
     with pytest.raises(CourseError, match=r"cannot quantise on this machine \(RuntimeError: lib.*\n→ install bits"):
-        models.load(folder, "nf4")
+        load.load_model(folder, "nf4")
 
 
 def test_bitsandbytes_that_returns_wrong_numbers_is_refused(folder, monkeypatch):
     monkeypatch.setattr(bnb, "dequantize_4bit", lambda packed, state: torch.zeros(64, 64))
     with pytest.raises(CourseError, match="bitsandbytes returns wrong numbers"):
-        models.load(folder, "nf4")
+        load.load_model(folder, "nf4")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_arithmetic_on_four_bits_is_as_asked(folder, prompt, dtype):
-    model = models.load(folder, "nf4", dtype=dtype)
+    model = load.load_model(folder, "nf4", dtype=dtype)
     assert {m.compute_dtype for m in quantised(model).values()} == {getattr(torch, dtype)}
     assert model(prompt).logits.dtype == getattr(torch, dtype)

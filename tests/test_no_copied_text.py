@@ -4,10 +4,10 @@ import subprocess
 
 import pytest
 
-from helpers import archive
-from helpers.leaks import word_runs
-from helpers.paths import ROOT
-from helpers.record import QUOTE
+from helpers.core.paths import ROOT
+from helpers.dataset.contamination import word_runs
+from helpers.papers import pubmed_files
+from helpers.report.recorded import QUOTE
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def ours() -> dict[int, str]:
 
 def test_no_tracked_file_repeats_an_abstract_of_the_archive(ours):
     told, papers, read = set(), 0, 0
-    for paper in archive.stream(archive.fetch_archive()):
+    for paper in pubmed_files.stream_papers(pubmed_files.fetch_archive()):
         papers += 1
         for part in paper.abstract:
             runs = word_runs(part.text, QUOTE)

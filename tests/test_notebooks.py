@@ -8,9 +8,10 @@ from statistics import median
 
 import pytest
 
-from helpers.paths import NOTEBOOKS, ROOT
-from helpers.settings import NAMES
-from helpers.stages import AMBIENT, STAGES, artefact, code_cells, read_parameters, stage_of
+from helpers.core.paths import NOTEBOOKS, ROOT, Folders
+from helpers.core.settings import NAMES, load_settings
+from helpers.core import AMBIENT, STAGES, stage_of
+from helpers.pipeline.stages import artefact_path, code_cells, read_parameters
 
 MACHINE = re.compile(r"/(?:home|Users|root|work|tmp|mnt)/|[A-Z]:\\\\")
 LONGEST_CELL = 15  # lines
@@ -279,12 +280,10 @@ def test_neighbours_link_to_each_other():
 
 
 def test_every_artefact_has_a_place():
-    from helpers.paths import Folders
-    from helpers.settings import load
 
-    resolved, _ = load(environment={"PROFILE": "smoke", "ENV_FILE": ""})
+    resolved, _ = load_settings(environment={"PROFILE": "smoke", "ENV_FILE": ""})
     for stage in STAGES:
         assert stage_of(stage.number) is stage_of(stage.name) is stage
         for name in (*stage.inputs, *stage.outputs):
-            path = artefact(name, resolved, Folders("x"))
+            path = artefact_path(name, resolved, Folders("x"))
             assert path is None or path.is_relative_to(ROOT)

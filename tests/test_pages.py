@@ -17,12 +17,14 @@ from lxml import html
 from matplotlib.figure import Figure
 from scipy import stats
 
-from helpers import labels, pages, results, scoring
-from helpers.alt_texts import UNKNOWN, alt_text
-from helpers.paths import ROOT, Folders
-from helpers.scores import score
-from helpers.stages import STAGES, code_cells
-from helpers.topics import load_topic
+from helpers.core.paths import ROOT, Folders
+from helpers.evaluation.scores import score_run
+from helpers.grading import rubric
+from helpers.papers.topic import load_topic
+from helpers.core import STAGES
+from helpers.pipeline.stages import code_cells
+from helpers.report import format, pages, score_tables
+from helpers.report.alt_texts import UNKNOWN, alt_text
 from tests import experiment, made_up
 
 matplotlib.use("agg")
@@ -68,7 +70,7 @@ def page(tmp_path_factory) -> str:
     ]
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"widgets": {"no state": 1}})
     nbformat.write(notebook, folder / "report.ipynb")
-    pages.render(folder / "report.ipynb", folder / "page.html", STAGES[3])
+    pages.render_page(folder / "report.ipynb", folder / "page.html", STAGES[3])
     return (folder / "page.html").read_text()
 
 
@@ -98,7 +100,7 @@ def test_code_is_folded_and_its_last_line_says_what_it_does(page):
 def test_contents_lead_to_every_section(tmp_path):
     text = "# 1 · Title\n\n## What is *r*?\n\nWords.\n\n## Check\n\n## $r \\ll d$\n\n| a | b |\n|---|---|\n| 1 | 2 |"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), tmp_path / "a.ipynb")
-    pages.render(tmp_path / "a.ipynb", tmp_path / "a.html", STAGES[0])
+    pages.render_page(tmp_path / "a.ipynb", tmp_path / "a.html", STAGES[0])
     tree = html.fromstring((tmp_path / "a.html").read_text())
     links = tree.xpath("//details[@class='contents']//a")
     assert [link.text_content() for link in links][:2] == ["What is r?", "Check"] and len(links) == 3
@@ -110,14 +112,16 @@ def test_contents_lead_to_every_section(tmp_path):
 
 def test_answers_stay_hidden(tmp_path):
     text = "**1. Why?**\n\n<details><summary>Answer</summary>\n\nSo.\n\n```python\nx = 1\n```\n\n</details>\n\nSeen."
-    tree = html.fromstring(f"<div>{pages.prose(text, tmp_path)}</div>")
+    tree = html.fromstring(f"<div>{pages.render_prose(text, tmp_path)}</div>")
     (hidden,) = tree.xpath("//details")
     assert "So." in hidden.text_content() and "x = 1" in hidden.text_content()
     assert "Seen." in tree.text_content() and "Seen." not in hidden.text_content()
 
 
 def test_a_badge_is_not_fetched(tmp_path):
-    said = pages.prose("[![Open in Colab](https://x.org/badge.svg)](https://colab.research.google.com/a)", tmp_path)
+    said = pages.render_prose(
+        "[![Open in Colab](https://x.org/badge.svg)](https://colab.research.google.com/a)", tmp_path
+    )
     assert "<img" not in said and ">Open in Colab</a>" in said
 
 
@@ -143,14 +147,14 @@ def test_a_page_links_to_its_neighbours_and_out_of_the_reports_folder(page, tmp_
     for link in ("3_download_papers.html", "5_test_qlora.html", "index.html", "https://arxiv.org/abs/2305.14314"):
         assert f'href="{link}"' in page, link
     reports = ROOT / "reports" / "x"
-    assert 'href="../../README.md#start"' in pages.prose("[r](../README.md#start)", reports)
-    assert 'href="#here"' in pages.prose("[r](#here)", reports)
+    assert 'href="../../README.md#start"' in pages.render_prose("[r](../README.md#start)", reports)
+    assert 'href="#here"' in pages.render_prose("[r](#here)", reports)
 
 
 def test_both_ends_of_the_course_have_pages(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(), tmp_path / "empty.ipynb")
     for stage in (STAGES[0], STAGES[-1]):
-        pages.render(tmp_path / "empty.ipynb", tmp_path / "empty.html", stage)
+        pages.render_page(tmp_path / "empty.ipynb", tmp_path / "empty.html", stage)
         text = (tmp_path / "empty.html").read_text()
         assert ("← " in text) != (" →" in text) and f"{stage.number} · {stage.title}" in text
 
@@ -208,7 +212,7 @@ TRAINING = [
         "text": "User: q\n\nAssistant: Crohn's disease",
     },
 ]
-PAPERS = results.papers_on(experiment.ASKED, TRAINING, load_topic("autoimmune"))
+PAPERS = score_tables.papers_on(experiment.ASKED, TRAINING, load_topic("autoimmune"))
 CONTROL = {
     "world": {},
     "chance": 0.125,
@@ -242,7 +246,7 @@ def made():
     for kind, (options, _) in KINDS.items():
         answers, items = experiment.evidence(**{"papers": 12} | options)
         said = made_up.declared(items)
-        found[kind] = answers, items, score(answers, experiment.ASKED, items, seed=42, declared=said)
+        found[kind] = answers, items, score_run(answers, experiment.ASKED, items, seed=42, declared=said)
     return found
 
 
@@ -276,12 +280,12 @@ def test_the_page_can_be_recomputed_from_the_saved_items(made, tmp_path):
     tree = html.fromstring(index(tmp_path, scores, answers=answers))
     measured = values_of(answers, items)
     (table,) = tree.xpath("//table[contains(@class, 'scores')]")
-    titles = [labels.instrument(name).title for name in results.measured(scores)]
+    titles = [format.task_label(name).title for name in score_tables.measured_tasks(scores)]
     assert table.xpath("thead/tr[2]/th/text()")[1:] == titles
     rows = {tr.xpath("string(th)"): tr.xpath("td") for tr in table.xpath("tbody/tr")}
     checked = 0
     for row, mine in measured.items():
-        for name, cell in zip(results.measured(scores), rows[labels.model(row)], strict=True):
+        for name, cell in zip(score_tables.measured_tasks(scores), rows[format.model_label(row)], strict=True):
             if name not in mine:
                 assert cell.text_content() == "–"
                 continue
@@ -312,7 +316,7 @@ def test_the_page_can_be_recomputed_from_the_saved_items(made, tmp_path):
     assert len(found) == len(scores["comparisons"])
     for c in scores["comparisons"]:
         name, a, b = c["instrument"], measured[c["a"]], measured[c["b"]]
-        (difference, low, high), p, _, count, turned, _ = found[labels.pair(c), labels.instrument(name).title]
+        (difference, low, high), p, _, count, turned, _ = found[format.pair_label(c), format.task_label(name).title]
         each = {item: value - b[name][0][item] for item, value in a[name][0].items() if item in b[name][0]}
         paper = a[name][1]
         assert difference == pytest.approx(np.mean(list(each.values())), abs=1e-9)
@@ -349,8 +353,8 @@ def values_of(answers, items) -> dict:
             mine[name] = value, paper, np.mean(guess) if guess else None
         greedy, sampled = {}, {}
         for answer, asked in zip(answers.get(row, []), experiment.ASKED, strict=True):
-            greedy[asked["id"]] = scoring.grade(answer["response"], asked).score
-            each = [scoring.grade(sample["response"], asked).score for sample in answer["samples"]]
+            greedy[asked["id"]] = rubric.grade_answer(answer["response"], asked).score
+            each = [rubric.grade_answer(sample["response"], asked).score for sample in answer["samples"]]
             sampled[asked["id"]] = np.mean(each)
         alone = {id: id for id in greedy}
         mine |= {"rubric": (greedy, alone, None), "rubric_sampled": (sampled, alone, None)}
@@ -409,7 +413,7 @@ def test_the_first_screen_has_the_route_and_the_data(made, tmp_path):
 def test_whether_the_declaration_was_kept_is_said(made, tmp_path, kept, told):
     answers, items, _ = made["tie"]
     said = made_up.declared(items, kept)
-    text = index(tmp_path, score(answers, experiment.ASKED, items, declared=said if kept is not None else None))
+    text = index(tmp_path, score_run(answers, experiment.ASKED, items, declared=said if kept is not None else None))
     assert told in text[: text.index("How sure are we?</h2>")]
     assert (said["hash"][:12] in text) == (kept is not None)
 
@@ -441,7 +445,7 @@ def test_costs_stand_beside_gains(made, tmp_path):
     answers, _, scores = made["win"]
     tree = html.fromstring(index(tmp_path, scores, answers=answers))
     (row,) = tree.xpath("//h2[starts-with(., 'What it cost')]/following::table[1]/tbody/tr[th='QLoRA adapter']")
-    gain = results.find(scores, "recall", "qlora", "base_4bit")
+    gain = score_tables.find_comparison(scores, "recall", "qlora", "base_4bit")
     numbers = [number for cell in row.xpath("td") for number in shown(cell)]
     assert numbers[:7] == [0.5, 2.0, 1200, 40.0, gain["mean_difference"], gain["low"], gain["high"]]
 
@@ -463,7 +467,7 @@ def test_the_index_is_accessible_and_small(made, tmp_path):
 def test_the_index_escapes_everything_and_loads_nothing(made, tmp_path):
     answers, items, scores = made["tie"]
     answers = {row: [one | {"response": EVIL} for one in said] for row, said in answers.items()}
-    scores = score(answers, experiment.ASKED, items) | {
+    scores = score_run(answers, experiment.ASKED, items) | {
         "skipped": [{"what": EVIL, "instrument": EVIL, "reason": EVIL}]
     }
     scores["verdict"] = {"code": "nothing", "headline": EVIL, "sentences": [EVIL]}
@@ -473,7 +477,7 @@ def test_the_index_escapes_everything_and_loads_nothing(made, tmp_path):
 
 
 def test_the_index_copes_with_little(tmp_path):
-    text = index(tmp_path, score({}, experiment.ASKED, {}), {})
+    text = index(tmp_path, score_run({}, experiment.ASKED, {}), {})
     assert "Nothing could be compared" in text and "Nothing was measured" in text
 
 

@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from helpers import preprints, pubmed, topics
-from helpers.errors import CourseError
-from helpers.papers import Paper, Section, bare_doi, clean, read_papers, write_papers
-from helpers.paths import SAMPLE
-from helpers.pubmed import NotPubMed, parse_pubmed
-from helpers.queries import compile_query
+from helpers.core.errors import CourseError
+from helpers.core.paths import SAMPLE
+from helpers.papers import arxiv_api, pubmed_xml, topic
+from helpers.papers.paper import Paper, Section, bare_doi, clean_text, read_papers, write_papers
+from helpers.papers.pubmed_xml import NotPubMed, parse_pubmed
+from helpers.papers.query import compile_query
 
-TOPIC = topics.load_topic("autoimmune")
+TOPIC = topic.load_topic("autoimmune")
 HEADINGS = (
     "<MeshHeadingList><MeshHeading><DescriptorName>Lupus Nephritis</DescriptorName></MeshHeading></MeshHeadingList>"
 )
@@ -40,7 +40,7 @@ def paper(number: int, **fields: object) -> Paper:
 
 
 def test_the_details_of_the_sample_are_read():
-    kept = {p.paper_id: p for p in preprints.read_atom(SAMPLE / "arxiv.atom", "2026-11-22") if p.version == 2}
+    kept = {p.paper_id: p for p in arxiv_api.read_atom(SAMPLE / "arxiv.atom", "2026-11-22") if p.version == 2}
     kept |= {p.paper_id: p for p in parse_pubmed(SAMPLE / "pubmed.xml")}
     assert kept["99000022"].title.startswith("CD4⁺ regulatory") and "10⁶ cells/L" in kept["99000022"].title
     assert "consume O₂ differently" in kept["99000022"].text and "CD25high" in kept["99000022"].text
@@ -75,7 +75,7 @@ def test_the_details_of_the_sample_are_read():
 )  # fmt: skip
 def test_inline_markup_reads_as_a_person_would_write_it(markup, text):
     (found,) = parse(record(title=markup))
-    assert found.title == text == clean(text)
+    assert found.title == text == clean_text(text)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_record_without_a_pmid_is_passed_over_and_doubtful_ones_survive():
 
 
 FAR = f"<AbstractText>{'Steel bridges rust in the rain of autumn. ' * 20}</AbstractText>"
-GLANCE = topics.Glance(TOPIC)
+GLANCE = topic.Glance(TOPIC)
 
 
 def article(pmid: int, title: str = "Bridges", abstract: str = FAR, more: str = "", after: str = "") -> str:
@@ -137,7 +137,7 @@ def test_only_what_is_worth_it_is_parsed(monkeypatch):
         4, abstract="<AbstractText>Short.</AbstractText>"
     )
     read = []
-    monkeypatch.setattr(pubmed, "read_record", lambda element, day: read.append(element.findtext(".//PMID")))
+    monkeypatch.setattr(pubmed_xml, "read_record", lambda element, day: read.append(element.findtext(".//PMID")))
     first, third = skim(body)
     assert read == ["2", "4"]
     assert (first.paper_id, first.title, first.flags, first.abstract) == ("1", "Bridges", ("passed over",), ())
@@ -199,7 +199,7 @@ def test_any_sound_head_will_do(head):
 def test_where_pieces_end_does_not_matter(size, monkeypatch):
     body = "".join(article(n) for n in range(30)) + "<DeleteCitation><PMID>5</PMID><PMID>6</PMID></DeleteCitation>"
     whole = skim(body)
-    monkeypatch.setattr(pubmed, "BLOCK", size)
+    monkeypatch.setattr(pubmed_xml, "BLOCK", size)
     found = skim(body)
     assert [p.paper_id for p in found] == [p.paper_id for p in whole] == [*map(str, range(30)), "5", "6"]
     assert found == whole or size < 100, "only a head that is cut through makes the parser read all"
@@ -216,8 +216,8 @@ def test_damage_anywhere_is_noticed_by_the_quick_way(damage):
 
 
 def test_a_record_without_end_is_left_to_the_parser(monkeypatch):
-    monkeypatch.setattr(pubmed, "LONGEST", 2**16)
-    monkeypatch.setattr(pubmed, "BLOCK", 2**12)
+    monkeypatch.setattr(pubmed_xml, "LONGEST", 2**16)
+    monkeypatch.setattr(pubmed_xml, "BLOCK", 2**12)
     body = article(1) + article(2, abstract=f"<AbstractText>{'Steel ' * 50_000}</AbstractText>") + article(3)
     assert [p.paper_id for p in skim(body)] == ["1", "2", "3"]
 

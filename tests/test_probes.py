@@ -5,17 +5,19 @@ from collections import Counter
 
 import pytest
 
-from helpers import conclusions, distractors, facts, flips, leaks, probes
-from helpers.errors import CourseError
-from helpers.papers import Paper
-from helpers.passages import text_of
-from helpers.reading import Reading
+from helpers.core.errors import CourseError
+from helpers.dataset import conclusions, contamination, distractors, facts
+from helpers.dataset import items as probes
+from helpers.dataset.parsed_paper import ParsedPaper
+from helpers.dataset.sections import section_text
+from helpers.papers.paper import Paper
+from helpers.text import polarity
 from tests import invented
 
 
 def validate(items: list[dict]) -> int:
     papers, training, held_out, _ = invented.built()
-    return probes.validate(items, training, held_out, papers, invented.topic())
+    return probes.validate_items(items, training, held_out, papers, invented.topic())
 
 
 def of_kind(kind: str) -> list[dict]:
@@ -28,7 +30,7 @@ def test_every_item_says_where_its_answer_stands():
     for item in items:
         assert set(item) == probes.KEYS and 0 <= item["answer"] < len(item["options"])
         start, end = item["span"]
-        stands = text_of(by_id[item["paper_id"]], item["section"]["number"])[start:end]
+        stands = section_text(by_id[item["paper_id"]], item["section"]["number"])[start:end]
         if item["kind"] != "conclusion":
             assert item["options"][item["answer"]].startswith(stands)
     assert validate(items) == len(items) and {item["instrument"] for item in items} == set(probes.INSTRUMENTS)
@@ -59,11 +61,11 @@ def test_recall_asks_for_what_a_row_states():
 
 def test_nothing_is_asked_in_the_words_of_a_row():
     _, training, _, items = invented.built()
-    assert leaks.find(training, leaks.asked(items)) == []
-    taught = {run for row in training for run in leaks.word_runs(row["text"])}
+    assert contamination.find_contamination(training, contamination.item_texts(items)) == []
+    taught = {run for row in training for run in contamination.word_runs(row["text"])}
     for item in items:
         for option in item["options"]:
-            assert taught.isdisjoint(leaks.word_runs(f"{item['question']} {option}"))
+            assert taught.isdisjoint(contamination.word_runs(f"{item['question']} {option}"))
 
 
 def test_the_right_answer_is_in_each_place_equally_often():
@@ -77,7 +79,7 @@ def test_the_right_answer_is_in_each_place_equally_often():
 def test_both_directions_are_right_equally_often():
     for instrument in ("recall", "transfer"):
         right = [i["options"][i["answer"]] for i in of_kind("direction") if i["instrument"] == instrument]
-        up = sum(option.startswith(tuple(flips.UP)) for option in right)
+        up = sum(option.startswith(tuple(polarity.UP)) for option in right)
         assert up * 2 == len(right) > 10
 
 
@@ -94,7 +96,7 @@ def test_numbers_have_one_form_and_their_rank_says_nothing():
 
 def test_conclusions_are_of_one_disease_and_length():
     papers, _, held_out, _ = invented.built()
-    disease = {paper.paper_id: Reading(paper, invented.topic()).disease for paper in papers}
+    disease = {paper.paper_id: ParsedPaper(paper, invented.topic()).disease for paper in papers}
     unseen = {paper["paper_id"]: paper["abstract"] for paper in held_out}
     assert len(of_kind("conclusion")) >= 8
     used = Counter(o for i in of_kind("conclusion") for n, o in enumerate(i["options"]) if n != i["answer"])
@@ -169,21 +171,21 @@ def test_an_item_that_a_row_repeats_is_refused_and_not_built():
     leaking = [dict(row) for row in training]
     leaking[0]["text"] += f" {item['question']} {item['options'][item['answer']]}"
     with pytest.raises(CourseError, match="shares eight words"):
-        probes.validate([item], leaking, held_out, papers, invented.topic())
-    again = probes.build(leaking, held_out, papers, invented.topic(), invented.KNOBS.SEED)
+        probes.validate_items([item], leaking, held_out, papers, invented.topic())
+    again = probes.build_items(leaking, held_out, papers, invented.topic(), invented.KNOBS.SEED)
     assert item["question"] not in {other["question"] for other in again} and len(again) > len(items) - 10
 
 
 def test_there_are_at_most_so_many_and_others_with_another_seed():
     papers, training, held_out, items = invented.built()
-    few = probes.build(training, held_out, papers, invented.topic(), invented.KNOBS.SEED, most=20)
+    few = probes.build_items(training, held_out, papers, invented.topic(), invented.KNOBS.SEED, most=20)
     counts = Counter(item["instrument"] for item in few)
     assert set(counts) == set(probes.INSTRUMENTS) and max(counts.values()) <= 20 and min(counts.values()) > 5
-    assert probes.build(training, held_out, papers, invented.topic(), 43) != items
+    assert probes.build_items(training, held_out, papers, invented.topic(), 43) != items
 
 
 def test_chance_is_known():
-    lines = probes.counts(invented.built()[3])
+    lines = probes.count_items(invented.built()[3])
     assert {line["kind"]: line["chance"] for line in lines} == {
         "conclusion": "25%", "direction": "50%", "molecule": "25%", "number": "25%"
     }  # fmt: skip
@@ -197,23 +199,25 @@ def test_chance_is_known():
     "right", ["84", "9", "1.45", "58.2%", "0.03%", "1,760", "300", "45", "2·5%", "98.6%", "7-fold"]
 )
 def test_wrong_numbers_look_like_the_right_one(right):
-    found = distractors.numbers(right, "some 85 of 1.50 patients", "salt")
+    found = distractors.other_numbers(right, "some 85 of 1.50 patients", "salt")
     assert len(found) == len({*found, right}) - 1 == 3
     for wrong in found:
-        assert distractors.alike(wrong, right) and wrong not in ("85", "1.50")
+        assert distractors.look_alike(wrong, right) and wrong not in ("85", "1.50")
         assert wrong.rstrip("%0123456789") == right.rstrip("%0123456789") or wrong[-1] == right[-1]
-    assert found == distractors.numbers(right, "some 85 of 1.50 patients", "salt")
+    assert found == distractors.other_numbers(right, "some 85 of 1.50 patients", "salt")
 
 
 def test_a_number_without_neighbours_is_not_asked_for():
     everything = " ".join(map(str, range(10)))
-    assert distractors.numbers("5", everything, "salt") == []
+    assert distractors.other_numbers("5", everything, "salt") == []
 
 
 def test_keywords_name_a_study_without_repeating_its_title():
     for paper in invented.built()[0]:
-        words = facts.keywords(Reading(paper, invented.topic()))
-        assert len(words) in (2, 3) and leaks.word_runs(facts.listed(words)).isdisjoint(leaks.word_runs(paper.title))
+        words = facts.find_keywords(ParsedPaper(paper, invented.topic()))
+        assert len(words) in (2, 3) and contamination.word_runs(facts.list_words(words)).isdisjoint(
+            contamination.word_runs(paper.title)
+        )
 
 
 @pytest.mark.parametrize(
@@ -226,10 +230,10 @@ def test_keywords_name_a_study_without_repeating_its_title():
 )
 def test_keywords_are_subjects(title, words):
     paper = Paper(paper_id="1", source="PubMed", title=title)
-    assert facts.keywords(Reading(paper, invented.topic())) == words
+    assert facts.find_keywords(ParsedPaper(paper, invented.topic())) == words
 
 
 def test_a_corpus_without_facts_has_no_probes():
     paper = invented.paper(1)
-    assert probes.build([], [], [paper], invented.topic(), 42) == []
-    assert probes.counts([]) == []
+    assert probes.build_items([], [], [paper], invented.topic(), 42) == []
+    assert probes.count_items([]) == []

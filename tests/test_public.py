@@ -16,11 +16,12 @@ from huggingface_hub import constants
 from loopback import TOPIC, closed_port
 from tiny import model_for, write_model
 
-from helpers import models, public
-from helpers.errors import CourseError
-from helpers.paths import ROOT
+from helpers.core.errors import CourseError
+from helpers.core.paths import ROOT
+from helpers.evaluation import public_benchmarks
+from helpers.models import load
 
-ALL = ",".join(public.BENCHMARKS)
+ALL = ",".join(public_benchmarks.BENCHMARKS)
 RECORDS = {  # of lm_eval 0.4.13, asked on the tiny random model; what is not read left out
     "pubmedqa": {
         "arguments": [["Abstract: …\nAnswer:", " yes"], ["…", " no"], ["…", " maybe"]],
@@ -46,54 +47,54 @@ def hub(monkeypatch):
     """A Hub on loopback that this process takes for the real one, and lm_eval as if installed."""
     with DataSets() as running:
         monkeypatch.setattr(constants, "ENDPOINT", running.address)
-        monkeypatch.setattr(public, "find_spec", lambda name: True)
+        monkeypatch.setattr(public_benchmarks, "find_spec", lambda name: True)
         yield running
 
 
 def test_nothing_happens_unless_asked_for(tmp_path):
-    names = public.check("", "http://127.0.0.1:1")
+    names = public_benchmarks.check_benchmarks("", "http://127.0.0.1:1")
     asked = {"row": "qlora", "topic": TOPIC, "training_ids": (), "identity": "", "notes": tmp_path / "notes.jsonl"}
-    assert public.measure(None, None, names, **asked) == names == []
+    assert public_benchmarks.measure_benchmarks(None, None, names, **asked) == names == []
     assert "lm_eval" not in sys.modules and not asked["notes"].exists()
 
 
 def test_names_are_read_as_they_are_typed(hub):
-    assert public.check(" medqa, arc_easy,,medqa ", hub.address) == ["medqa", "arc_easy"]
+    assert public_benchmarks.check_benchmarks(" medqa, arc_easy,,medqa ", hub.address) == ["medqa", "arc_easy"]
 
 
 def test_an_unknown_name_is_refused_with_those_there_are(hub):
     with pytest.raises(CourseError, match=r"(?s)'bioasq'.*pubmedqa, medqa, medmcqa, arc_easy, wikitext"):
-        public.check("medqa,bioasq", hub.address)
+        public_benchmarks.check_benchmarks("medqa,bioasq", hub.address)
 
 
 def test_without_the_harness_the_line_that_installs_it_is_shown(hub, monkeypatch):
-    monkeypatch.setattr(public, "find_spec", lambda name: None)
+    monkeypatch.setattr(public_benchmarks, "find_spec", lambda name: None)
     with pytest.raises(CourseError, match="needs lm_eval") as refused:
-        public.check("medqa", hub.address)
-    assert refused.value.way_out == f"{sys.executable} -m pip install '{public.HARNESS}'"
+        public_benchmarks.check_benchmarks("medqa", hub.address)
+    assert refused.value.way_out == f"{sys.executable} -m pip install '{public_benchmarks.HARNESS}'"
 
 
 def test_the_extra_is_what_that_line_installs():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert extras["public"] == [public.HARNESS]
+    assert extras["public"] == [public_benchmarks.HARNESS]
 
 
 def test_an_address_that_the_libraries_do_not_know_is_refused(hub):
     with pytest.raises(CourseError, match=r"HF_ENDPOINT='http://elsewhere'.*does not reach"):
-        public.check("medqa", "http://elsewhere")
+        public_benchmarks.check_benchmarks("medqa", "http://elsewhere")
 
 
 def test_a_hub_that_does_not_answer_is_named(hub, monkeypatch):
     nowhere = f"http://127.0.0.1:{closed_port()}"
     monkeypatch.setattr(constants, "ENDPOINT", nowhere)
     with pytest.raises(CourseError, match=f"the data of medqa, could not be fetched from {nowhere}: ConnectError"):
-        public.check("medqa", nowhere)
+        public_benchmarks.check_benchmarks("medqa", nowhere)
 
 
 def test_a_data_set_that_is_gone_is_named(hub):
     del hub.sets["allenai/ai2_arc"]
     with pytest.raises(CourseError, match=r"allenai/ai2_arc, the data of arc_easy, could not be fetched.*404"):
-        public.check("medqa,arc_easy", hub.address)
+        public_benchmarks.check_benchmarks("medqa,arc_easy", hub.address)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_data_set_that_is_gone_is_named(hub):
     ],
 )
 def test_an_item_is_asked_if_it_names_the_topic_in_words(text, named):
-    assert public.names_topic(TOPIC, text) is named
+    assert public_benchmarks.names_topic(TOPIC, text) is named
 
 
 @pytest.mark.parametrize(
@@ -121,11 +122,11 @@ def test_an_item_is_asked_if_it_names_the_topic_in_words(text, named):
 )
 def test_what_is_kept_of_a_choice(name, kept):
     scores = [score for score, _ in RECORDS[name]["filtered_resps"]]
-    assert public.measured(name, RECORDS[name]) == {"scores": scores, **kept}
+    assert public_benchmarks.keep_sample(name, RECORDS[name]) == {"scores": scores, **kept}
 
 
 def test_what_is_kept_of_a_page():
-    assert public.measured("wikitext", RECORDS["wikitext"]) == {"nll": 272.22216796875, "bytes": 46}
+    assert public_benchmarks.keep_sample("wikitext", RECORDS["wikitext"]) == {"nll": 272.22216796875, "bytes": 46}
 
 
 def examine(place):
@@ -135,8 +136,8 @@ def examine(place):
     """
     place, records = Path(place), {}
     folder = write_model(place / "model")
-    model, tokenizer = models.load(folder, "bfloat16"), models.load_tokenizer(folder)
-    names, ask = public.check(ALL, os.environ["HF_ENDPOINT"]), public.ask
+    model, tokenizer = load.load_model(folder, "bfloat16"), load.load_tokenizer(folder)
+    names, ask = public_benchmarks.check_benchmarks(ALL, os.environ["HF_ENDPOINT"]), public_benchmarks.ask_benchmark
 
     def noted(reader, task, places):
         found = ask(reader, task, places)
@@ -145,11 +146,11 @@ def examine(place):
 
     def measure(model, names, identity):
         asked = {"row": "qlora", "topic": TOPIC, "training_ids": {"91000002"}, "notes": place / "notes.jsonl"}
-        return public.measure(model, tokenizer, names, identity=identity, **asked)
+        return public_benchmarks.measure_benchmarks(model, tokenizer, names, identity=identity, **asked)
 
-    with mock.patch.object(public, "ask", noted), mock.patch.object(public, "CHUNK", 1):
+    with mock.patch.object(public_benchmarks, "ask", noted), mock.patch.object(public_benchmarks, "CHUNK", 1):
         rows = measure(model, names, "one")
-    with mock.patch.object(public, "ask", side_effect=AssertionError("asked again")):
+    with mock.patch.object(public_benchmarks, "ask", side_effect=AssertionError("asked again")):
         again = measure(model, names, "one")
     adapted = model_for("qlora", folder)
     with adapted.disable_adapter():
@@ -163,7 +164,7 @@ def examine(place):
         "records": records,
         "base": below,
         "adapted": measure(adapted, ["medqa"], "adapted"),
-        "paths": {name: public.load(name, TOPIC, ())[0].DATASET_PATH for name in names},
+        "paths": {name: public_benchmarks.load_benchmark(name, TOPIC, ())[0].DATASET_PATH for name in names},
         "alone": [alone(model, tokenizer, *pair) for pair in records["medqa_4options"][0]["arguments"]],
     }
     (place / "run.json").write_text(json.dumps(found, default=str))
@@ -181,7 +182,7 @@ def alone(model, tokenizer, context, option):
 def run(tmp_path_factory):
     """What `examine` found, with a Hub on loopback."""
     if not find_spec("lm_eval"):
-        pytest.skip(f"lm_eval is not installed: {sys.executable} -m pip install '{public.HARNESS}'")
+        pytest.skip(f"lm_eval is not installed: {sys.executable} -m pip install '{public_benchmarks.HARNESS}'")
     place = tmp_path_factory.mktemp("public")
     code = "import sys, test_public; test_public.examine(sys.argv[1])"
     with DataSets() as hub:
@@ -237,4 +238,4 @@ def test_an_adapter_is_heard_and_can_be_switched_off(run):
 
 
 def test_the_hub_is_asked_for_the_data_that_the_harness_reads(run):
-    assert run["paths"] == {name: benchmark.dataset for name, benchmark in public.BENCHMARKS.items()}
+    assert run["paths"] == {name: benchmark.dataset for name, benchmark in public_benchmarks.BENCHMARKS.items()}

@@ -3,10 +3,10 @@ import re
 
 import pytest
 
-from helpers import questions
-from helpers.errors import CourseError
+from helpers.core.errors import CourseError
+from helpers.grading import questions
 
-OURS = questions.load()
+OURS = questions.load_questions()
 MINE = {"id": "Q011", "category": "Mine", "difficulty": "easy", "question": "What is vitiligo?"}
 CRITERION = {"id": "Q011.1", "points": 2, "text": "Names melanocytes.", "any_of": [["melanocyte*"]]}
 
@@ -37,24 +37,24 @@ def test_every_question_has_a_reference_a_source_and_a_rubric(question):
 
 def test_the_seeds_append_is_asked_too(monkeypatch):
     monkeypatch.setattr(questions, "AUTOIMMUNE_QUESTIONS", [*questions.AUTOIMMUNE_QUESTIONS, MINE])
-    assert questions.load()[-1] == MINE
+    assert questions.load_questions()[-1] == MINE
 
 
 def test_loading_gives_copies():
-    questions.load()[0]["question"] = "changed"
-    assert questions.load()[0]["question"] != "changed"
+    questions.load_questions()[0]["question"] = "changed"
+    assert questions.load_questions()[0]["question"] != "changed"
 
 
 def test_json_with_and_without_the_optional_keys(tmp_path):
     rich = {**MINE, "id": "Q012", "reference": "Loss of melanocytes.", "criteria": [CRITERION], "options": ["a", "b"]}
-    assert questions.load(write(tmp_path, [MINE, rich])) == [MINE, rich]
+    assert questions.load_questions(write(tmp_path, [MINE, rich])) == [MINE, rich]
 
 
 def test_csv_as_excel_writes_it(tmp_path):
     path = tmp_path / "mine.csv"
     header = "id,category,difficulty,question,reference,options\n"
     path.write_bytes(("\ufeff" + header + 'V1,Skin,hard,"Why, then?",,"[""a"", ""b""]"\n').encode())
-    assert questions.load(path) == [
+    assert questions.load_questions(path) == [
         {"id": "V1", "category": "Skin", "difficulty": "hard", "question": "Why, then?", "options": ["a", "b"]}
     ]
 
@@ -80,17 +80,17 @@ def test_csv_as_excel_writes_it(tmp_path):
 def test_a_malformed_question_is_refused_by_id_and_key(tmp_path, change, says):
     row = {**MINE, **change}
     with pytest.raises(CourseError) as refused:
-        questions.load(write(tmp_path, [{**MINE, "id": "first"}, row]))
+        questions.load_questions(write(tmp_path, [{**MINE, "id": "first"}, row]))
     assert says in refused.value.problem and row["id"] in refused.value.problem
 
 
 def test_a_missing_key_and_a_repeated_id(tmp_path):
     with pytest.raises(CourseError, match="question Q011, key 'category' is missing"):
-        questions.load(write(tmp_path, [{k: v for k, v in MINE.items() if k != "category"}]))
+        questions.load_questions(write(tmp_path, [{k: v for k, v in MINE.items() if k != "category"}]))
     with pytest.raises(CourseError, match="question Q011, key 'id' is used twice"):
-        questions.load(write(tmp_path, [MINE, MINE]))
+        questions.load_questions(write(tmp_path, [MINE, MINE]))
     with pytest.raises(CourseError, match="question number 2"):
-        questions.load(write(tmp_path, [MINE, "no object"]))
+        questions.load_questions(write(tmp_path, [MINE, "no object"]))
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "not JSON", ""])
@@ -98,16 +98,16 @@ def test_a_file_without_questions_is_refused(tmp_path, text):
     path = tmp_path / "mine.json"
     path.write_text(text)
     with pytest.raises(CourseError):
-        questions.load(path)
+        questions.load_questions(path)
 
 
 def test_broken_csv_is_refused_by_line(tmp_path):
     path = tmp_path / "mine.csv"
     with pytest.raises(CourseError, match="does not exist"):
-        questions.load(path)
+        questions.load_questions(path)
     path.write_text("id,category,difficulty,question,options\nV1,Skin,hard,Why?,[a\n")
     with pytest.raises(CourseError, match="line 1, key 'options'"):
-        questions.load(path)
+        questions.load_questions(path)
     path.write_text("id,category,difficulty,question\nV1,Skin,hard,Why, then?\n")
     with pytest.raises(CourseError, match="line 1 has more cells"):
-        questions.load(path)
+        questions.load_questions(path)

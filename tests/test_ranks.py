@@ -11,8 +11,8 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
-from helpers import ranks
-from helpers.paths import ROOT
+from helpers.core.paths import ROOT
+from helpers.training import distributed
 
 pytestmark = pytest.mark.alone  # it starts trainings in several processes
 
@@ -101,7 +101,7 @@ def test_fsdp_goes_on_from_its_own_checkpoint(folder, tmp_path, alone):
 def test_micro_batches_are_dealt_evenly_and_each_counts_once(groups, count):
     shares = []
     for number in range(count):
-        process = ranks.Ranks()
+        process = distributed.Ranks()
         process.count, process.number = count, number
         shares.append(process.deal([[n] for n in range(groups)]))
     assert len({len(share) for share in shares}) == 1, "all compute in step"

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from helpers.rates import effective_n, interval_of_mean, interval_of_rate, wilson
+from helpers.evaluation.intervals import effective_n, interval_of_mean, interval_of_rate, wilson_interval
 from tests.sweeps import times
 
 
 @pytest.mark.parametrize("k, n", [(0, 10), (5, 10), (10, 10), (3, 7), (150, 300)])
 def test_wilson_is_scipys(k, n):
     theirs = stats.binomtest(k, n).proportion_ci(method="wilson")
-    assert wilson(k / n, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
-    assert interval_of_rate([1] * k + [0] * (n - k), range(n)) == (*wilson(k / n, n), "Wilson")
+    assert wilson_interval(k / n, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert interval_of_rate([1] * k + [0] * (n - k), range(n)) == (*wilson_interval(k / n, n), "Wilson")
 
 
 def test_items_of_one_paper_tell_less():
@@ -23,7 +23,11 @@ def test_items_of_one_paper_tell_less():
     assert effective_n(np.ones(40), papers) == pytest.approx(10)
     assert effective_n(np.ones(4), np.zeros(4, dtype=int)) == pytest.approx(1)
     low, high, method = interval_of_rate(same, papers)
-    assert low < wilson(0.6, 40)[0] and high > wilson(0.6, 40)[1] and method.startswith("Wilson, effective n ")
+    assert (
+        low < wilson_interval(0.6, 40)[0]
+        and high > wilson_interval(0.6, 40)[1]
+        and method.startswith("Wilson, effective n ")
+    )
 
 
 def covered(p, found):
@@ -65,5 +69,5 @@ def test_the_interval_of_a_mean_is_students():
 def test_an_interval_never_leaves_its_own_rate_out():
     for n in range(1, 301):
         for right in {0, 1, n // 2, n - 1, n}:
-            low, high = wilson(right / n, n)
+            low, high = wilson_interval(right / n, n)
             assert 0 <= low <= right / n <= high <= 1, (right, n)

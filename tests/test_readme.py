@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from helpers.paths import ROOT
+from helpers.control import control as control_module
+from helpers.core import settings as settings_module
+from helpers.core.paths import ROOT, Folders
+from helpers.core.run import read_receipts
+from helpers.pipeline import order as order_module
+from helpers.core import STAGES
+from helpers.report import recorded
+from helpers.serving import serve as serve_module
+from helpers.sharing import export as export_module
 
 BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>[^>]*?) -->\n+)?^```(?P<kind>python|bash|sh)\n(?P<text>.*?)^```", re.M | re.S
@@ -76,7 +84,6 @@ def test_shell_is_shell(block):
 @pytest.mark.parametrize("line", make_lines())
 def test_make_lines_are_understood(line):
     """By make, and by the check of names and values of what it calls."""
-    from helpers import control, export, order, serve, settings
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     call = re.sub(r"\bmake\b", "make -n", line, count=1)
@@ -86,10 +93,10 @@ def test_make_lines_are_understood(line):
         word for word in re.findall(r"[A-Z_]+=(?:'[^']*'|\"[^\"]*\"|\S*)", line) if not word.startswith("PYTHON=")
     ]
     if target := re.search(r" (control|serve|export)\b", line):
-        {"control": control, "serve": serve, "export": export}[target[1]].read(words)
+        {"control": control_module, "serve": serve_module, "export": export_module}[target[1]].read(words)
         return
-    given = order.read_order([re.sub("['\"]", "", word) for word in words], {})
-    settings.check_names(given.values, line)
+    given = order_module.read_order([re.sub("['\"]", "", word) for word in words], {})
+    settings_module.check_names(given.values, line)
 
 
 def test_the_file_tree_names_every_helper():
@@ -100,10 +107,13 @@ def test_the_file_tree_names_every_helper():
 
 @pytest.mark.parametrize("name", ["recorded run", "control", "timings"])
 def test_the_tables_are_those_of_what_is_recorded(name):
-    from helpers import record
 
-    start, end = record.marks(name)
-    made = {"recorded run": record.summary, "control": record.control, "timings": record.timings}[name]()
+    start, end = recorded.table_marks(name)
+    made = {
+        "recorded run": recorded.summarise_run,
+        "control": recorded.control_text,
+        "timings": recorded.timings_text,
+    }[name]()
     assert f"{start}\n{made}\n{end}" in readme()
 
 
@@ -120,9 +130,6 @@ def test_python_runs_on_what_the_notebooks_left(block):
 
 @pytest.mark.after_notebooks
 def test_the_notebooks_left_receipts_and_a_report():
-    from helpers.paths import Folders
-    from helpers.run import read_receipts
-    from helpers.stages import STAGES
 
     folders = Folders("smoke")
     assert set(read_receipts(folders)) == {stage.name for stage in STAGES}

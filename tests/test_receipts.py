@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from helpers import artefacts, paths, receipts, settings, stages
-from helpers.paths import Folders
-from helpers.stages import STAGES
+from helpers.core import paths, settings
+from helpers.core.paths import Folders
+from helpers.pipeline import artefacts, provenance, stages
+from helpers.core import STAGES
 
 STAGE = STAGES[3]
 CELLS = [
@@ -21,9 +22,9 @@ CELLS = [
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     """Stage 4 in a repository of its own, its inputs and outputs written; the helpers are the real ones."""
-    for module in (paths, receipts, artefacts):
+    for module in (paths, provenance, artefacts):
         monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(receipts, "module_path", lambda name: stages.NOTEBOOKS.parent / "helpers" / f"{name}.py")
+    monkeypatch.setattr(provenance, "module_path", lambda name: stages.NOTEBOOKS.parent / "helpers" / f"{name}.py")
     stage = Toy(**vars(STAGE))
     write_notebook(stage, CELLS)
     for path in (Folders().training_data, Folders().held_out, Folders().model("qlora") / "adapter.safetensors"):
@@ -48,31 +49,31 @@ def write_notebook(stage, cells):
 
 
 def resolve(**parameters):
-    return settings.load(parameters, environment={"PROFILE": "smoke", "ENV_FILE": ""})[0]
+    return settings.load_settings(parameters, environment={"PROFILE": "smoke", "ENV_FILE": ""})[0]
 
 
 def finish(stage, resolved=None, **facts):
     resolved = resolved or resolve()
-    key = receipts.key(stage, resolved, Folders())
-    return receipts.write(stage, resolved, Folders(), key=key, seconds=1.25, **facts)
+    key = provenance.stage_key(stage, resolved, Folders())
+    return provenance.write_receipt(stage, resolved, Folders(), key=key, seconds=1.25, **facts)
 
 
 def test_a_stage_depends_on_how_the_ones_before_it_ended(stage):
-    before = receipts.outcome(stage, Folders())
+    before = provenance.stage_outcome(stage, Folders())
     finish(stage, status="skipped", reason="it does not fit")
-    assert (before, receipts.outcome(stage, Folders())) == ("", "skipped it does not fit")
+    assert (before, provenance.stage_outcome(stage, Folders())) == ("", "skipped it does not fit")
     finish(stage)
-    assert receipts.outcome(stage, Folders()) == "done"
+    assert provenance.stage_outcome(stage, Folders()) == "done"
 
 
 def why(stage, **parameters):
-    return receipts.state(stage, resolve(**parameters), Folders()).why
+    return provenance.stage_state(stage, resolve(**parameters), Folders()).why
 
 
 def test_done_until_something_it_depends_on_differs(stage):
     assert why(stage) == "not run yet"
     finish(stage)
-    assert receipts.state(stage, resolve(), Folders()) == receipts.State(True)
+    assert provenance.stage_state(stage, resolve(), Folders()) == provenance.State(True)
     assert why(stage, SEED=7) == "setting changed: SEED"
     assert why(stage, MAX_PAPERS=50) == "", "it does not read that setting"
     assert why(stage, PROFILE="cpu", MAX_SEQ_LENGTH=256) == "", "only values count, not the profile's name"
@@ -114,7 +115,7 @@ def test_setup_cells_and_parameter_comments_do_not_count(stage):
 
 
 def test_a_receipt_holds_no_secret_and_no_path_of_this_machine(stage, monkeypatch):
-    resolved = settings.load(environment={"PROFILE": "smoke", "ENV_FILE": "", "HF_TOKEN": "hf_secret"})[0]
+    resolved = settings.load_settings(environment={"PROFILE": "smoke", "ENV_FILE": "", "HF_TOKEN": "hf_secret"})[0]
     receipt = finish(stage, resolved, counts={"rows": 3})
     text = stage.receipt(Folders()).read_text()
     assert "hf_secret" not in text and str(paths.ROOT) not in text
@@ -122,40 +123,40 @@ def test_a_receipt_holds_no_secret_and_no_path_of_this_machine(stage, monkeypatc
 
 
 def test_docstrings_comments_and_layout_are_left_out_of_the_code():
-    plain = receipts.plain
+    plain = provenance.plain
     assert plain('def f():\n    "says"\n    return 1  # one') == plain("def f():\n\n    return (1)")
     assert plain("x = 'a'") != plain("x = 'b'")
     assert plain('class A:\n    """only words"""') == plain("class A:\n    pass")
 
 
 def test_magics_are_code():
-    assert receipts.plain("%matplotlib inline\nx = 1") != receipts.plain("x = 1")
-    assert receipts.plain("if x:\n    !ls") != receipts.plain("if x:\n    !pwd")
-    assert receipts.plain("x = (\n    7\n    % 5\n)") == receipts.plain("x = 7 % 5")
+    assert provenance.plain("%matplotlib inline\nx = 1") != provenance.plain("x = 1")
+    assert provenance.plain("if x:\n    !ls") != provenance.plain("if x:\n    !pwd")
+    assert provenance.plain("x = (\n    7\n    % 5\n)") == provenance.plain("x = 7 % 5")
 
 
 def test_imports_of_helpers_are_followed():
-    found = receipts.imported_helpers(
+    found = provenance.imported_helpers(
         "import helpers.chat\nfrom helpers import files, nothing\nfrom helpers.paths import ROOT"
     )
     assert found == {"chat", "files", "paths"}
-    assert {"receipts", "files", "paths", "settings", "errors"} <= set(receipts.closure(["receipts"]))
+    assert {"receipts", "files", "paths", "settings", "errors"} <= set(provenance.closure(["receipts"]))
 
 
 def test_finished_stages_are_kept_elsewhere_and_come_back(stage, tmp_path, monkeypatch):
     monkeypatch.setattr(artefacts, "STAGES", (stage,))
     resolved = resolve(ARTEFACTS_DIR=str(tmp_path / "drive"))
     finish(stage, resolved)
-    artefacts.keep(stage, resolved, Folders())
+    artefacts.keep_stage(stage, resolved, Folders())
     output = Folders().model("qlora") / "adapter.safetensors"
     for lost in (output, stage.receipt(Folders())):
         lost.unlink()
-    assert artefacts.restore(resolved, Folders()) == [stage.name]
-    assert receipts.state(stage, resolved, Folders()).done
-    assert artefacts.restore(resolved, Folders()) == [], "nothing is brought back twice"
+    assert artefacts.restore_stages(resolved, Folders()) == [stage.name]
+    assert provenance.stage_state(stage, resolved, Folders()).done
+    assert artefacts.restore_stages(resolved, Folders()) == [], "nothing is brought back twice"
     stage.receipt(Folders()).unlink()
     (tmp_path / "drive" / "models/qlora_model/adapter.safetensors").write_text("damaged")
-    assert artefacts.restore(resolved, Folders()) == [], "a damaged copy stays where it is"
+    assert artefacts.restore_stages(resolved, Folders()) == [], "a damaged copy stays where it is"
 
 
 def test_stages_need_only_earlier_ones_and_read_what_those_leave():

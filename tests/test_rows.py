@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import rows, views
-from helpers.errors import CourseError
-from helpers.files import sha256_of
-from helpers.papers import Paper, Section
-from helpers.paths import ROOT
+from helpers.core.errors import CourseError
+from helpers.core.io import hash_json
+from helpers.core.paths import ROOT
+from helpers.dataset import build, formats
+from helpers.papers.paper import Paper, Section
 from tests import invented
 from tests.sweeps import times
 
@@ -45,12 +45,12 @@ def test_every_row_says_where_it_comes_from_and_can_be_derived_again():
     papers, training, _, _ = invented.built()
     by_id = {paper.paper_id: paper for paper in papers}
     for row in every_row():
-        assert set(row) == KEYS and row["view"] in views.VIEWS and row["licence"].startswith("©")
-        assert row["text"] == rows.as_text(row["prompt"], row["completion"]) and row["completion"].strip()
+        assert set(row) == KEYS and row["view"] in formats.VIEWS and row["licence"].startswith("©")
+        assert row["text"] == build.as_text(row["prompt"], row["completion"]) and row["completion"].strip()
         assert (row["prompt"] == "") is (row["view"] == "text")
-        assert views.derive(by_id[row["paper_id"]], row, invented.topic()) == (row["prompt"], row["completion"])
-    assert rows.validate(training, papers, invented.topic()) == len(training) > 500
-    assert {row["view"] for row in every_row()} >= set(views.VIEWS)
+        assert formats.derive_row(by_id[row["paper_id"]], row, invented.topic()) == (row["prompt"], row["completion"])
+    assert build.validate_rows(training, papers, invented.topic()) == len(training) > 500
+    assert {row["view"] for row in every_row()} >= set(formats.VIEWS)
 
 
 DAMAGE = {
@@ -85,14 +85,14 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_row_is_refused_by_number(damage):
     papers, training, _, _ = invented.built()
-    for view in views.VIEWS[:4] + views.VIEWS[5:]:
+    for view in formats.VIEWS[:4] + formats.VIEWS[5:]:
         sound = [row for row in training if row["view"] == view]
         damaged = json.loads(json.dumps(sound[0]))
         DAMAGE[damage](damaged, sound[-1])
         if damaged == sound[0]:
             continue
         with pytest.raises(CourseError, match=r"1 of 3 training rows .*\(row 2: "):
-            rows.validate([sound[0], damaged, sound[-1]], papers, invented.topic())
+            build.validate_rows([sound[0], damaged, sound[-1]], papers, invented.topic())
 
 
 def test_a_row_of_another_view_or_wording_is_refused():
@@ -100,16 +100,16 @@ def test_a_row_of_another_view_or_wording_is_refused():
     row = next(row for row in training if row["view"] == "section_results")
     for change in ({"view": "section_methods"}, {"view": "text"}, {"template": "aim"}, {"template": "condensed"}):
         with pytest.raises(CourseError, match="row 1"):
-            rows.validate([row | change], papers, invented.topic())
+            build.validate_rows([row | change], papers, invented.topic())
 
 
 def test_a_row_cut_consistently_is_refused():
     papers, training, _, _ = invented.built()
     row = next(row for row in training if row["view"] == "section_results")
     cut = row["completion"].split(". ")[0] + "."
-    short = row | {"completion": cut, "text": rows.as_text(row["prompt"], cut), "span": [0, len(cut)]}
+    short = row | {"completion": cut, "text": build.as_text(row["prompt"], cut), "span": [0, len(cut)]}
     with pytest.raises(CourseError, match="makes no"):
-        rows.validate([short], papers, invented.topic())
+        build.validate_rows([short], papers, invented.topic())
 
 
 def test_random_damage_never_passes():
@@ -125,7 +125,7 @@ def test_random_damage_never_passes():
             at = dice.randrange(len(value) + 1)
             value = value[:at] + dice.choice("qxz ") + value[at:]
         with pytest.raises(CourseError, match="1 of 1 training rows"):
-            rows.validate([row | {key: value}], papers, invented.topic())
+            build.validate_rows([row | {key: value}], papers, invented.topic())
 
 
 def test_papers_are_held_out_whole_and_every_view_gets_its_turn():
@@ -134,7 +134,7 @@ def test_papers_are_held_out_whole_and_every_view_gets_its_turn():
     assert {row["paper_id"] for row in training}.isdisjoint(paper["paper_id"] for paper in held_out)
     assert {row["split"] for row in training} == {"training"}
     assert {row["split"] for paper in held_out for row in paper["rows"]} == {"held_out"}
-    few = rows.build(papers, SimpleNamespace(SEED=42, ROWS_PER_PAPER=3, VIEWS="all"), invented.topic())[0]
+    few = build.build_rows(papers, SimpleNamespace(SEED=42, ROWS_PER_PAPER=3, VIEWS="all"), invented.topic())[0]
     assert max(Counter(row["paper_id"] for row in few).values()) == 3
     assert max(Counter((row["paper_id"], row["view"]) for row in few).values()) == 1
     assert len({row["view"] for row in few}) >= 8
@@ -150,15 +150,15 @@ def test_views_are_chosen_by_name():
     papers = invented.built()[0]
     for setting, wanted in (("text, yes_no", {"text", "yes_no"}), ("section_methods", {"section_methods"})):
         knobs = SimpleNamespace(SEED=42, ROWS_PER_PAPER=12, VIEWS=setting)
-        assert {row["view"] for row in rows.build(papers, knobs, invented.topic())[0]} == wanted
+        assert {row["view"] for row in build.build_rows(papers, knobs, invented.topic())[0]} == wanted
     with pytest.raises(CourseError, match="VIEWS='everything'"):
-        rows.build(papers, SimpleNamespace(SEED=42, ROWS_PER_PAPER=12, VIEWS="everything"), invented.topic())
+        build.build_rows(papers, SimpleNamespace(SEED=42, ROWS_PER_PAPER=12, VIEWS="everything"), invented.topic())
 
 
 def test_near_duplicates_stay_on_one_side():
     twins = [invented.paper(n, abstract=invented.paper(n // 2).abstract) for n in range(40)]
     for seed in range(5):
-        training, held_out = rows.split(twins, seed)
+        training, held_out = build.split_papers(twins, seed)
         assert not {int(p.paper_id) // 2 for p in training} & {int(p.paper_id) // 2 for p in held_out}
         assert len(held_out) == 12
 
@@ -166,7 +166,7 @@ def test_near_duplicates_stay_on_one_side():
 def test_another_seed_holds_out_other_papers():
     papers, _, held_out, _ = invented.built()
     knobs = SimpleNamespace(**vars(invented.KNOBS) | {"SEED": 43})
-    assert rows.build(papers, knobs, invented.topic())[1] != held_out
+    assert build.build_rows(papers, knobs, invented.topic())[1] != held_out
 
 
 PROGRAM = """
@@ -189,7 +189,7 @@ def test_the_bytes_are_the_same_in_any_order_and_on_every_run(seed, step):
         text=True,
         check=True,
     )
-    assert run.stdout.strip() == sha256_of([training, held_out, items])
+    assert run.stdout.strip() == hash_json([training, held_out, items])
 
 
 def test_papers_without_title_or_sentences_give_no_rows():
@@ -200,34 +200,34 @@ def test_papers_without_title_or_sentences_give_no_rows():
         Paper(paper_id="4", source="PubMed", title="?", abstract=(Section(text="no capital, no end"),)),
     ]
     for paper in bare:
-        assert rows.make_rows(paper, invented.topic(), 12, views.VIEWS, "training") == []
+        assert build.make_rows(paper, invented.topic(), 12, formats.VIEWS, "training") == []
 
 
 def test_a_users_rows_are_read_or_refused_by_number(tmp_path):
     file = tmp_path / "mine.json"
     good = {"text": "User: Why?\n\nAssistant: Because.", "source": "me", "paper_id": "1", "title": ""}
     file.write_text(json.dumps([good, good]))
-    assert [(row["prompt"], row["completion"]) for row in rows.load_rows(file)] == [("Why?", "Because.")] * 2
+    assert [(row["prompt"], row["completion"]) for row in build.load_rows(file)] == [("Why?", "Because.")] * 2
     for bad in (good | {"text": "hello"}, good | {"text": "User: a\n\nAssistant: "}, {"text": good["text"]}, 5):
         file.write_text(json.dumps([good, bad, good, bad]))
         with pytest.raises(CourseError, match="row 2, 4"):
-            rows.load_rows(file)
+            build.load_rows(file)
     lines = tmp_path / "mine.jsonl"
     lines.write_text(json.dumps(good) + "\n{torn\n")
     with pytest.raises(CourseError, match=r"row 2\n"):
-        rows.load_rows(lines)
+        build.load_rows(lines)
     lines.write_text(
         json.dumps(good) + "\n\n" + json.dumps(good | {"text": "a b", "prompt": "", "completion": "a b"})
     )
-    assert [row["prompt"] for row in rows.load_rows(lines)] == ["Why?", ""]
+    assert [row["prompt"] for row in build.load_rows(lines)] == ["Why?", ""]
     for text in ("[]", "{}", "nonsense"):
         file.write_text(text)
         with pytest.raises(CourseError, match=r"mine\.json"):
-            rows.load_rows(file)
+            build.load_rows(file)
 
 
 def test_what_is_written_is_what_training_reads(tmp_path):
     _, training, _, _ = invented.built()
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(training))
-    assert rows.load_rows(file) == training
+    assert build.load_rows(file) == training

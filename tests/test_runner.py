@@ -14,10 +14,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers.execution import without_machine
-from helpers.order import numbers
-from helpers.paths import ROOT
-from helpers.stages import STAGES
+from helpers.core.paths import ROOT
+from helpers.pipeline.notebook import without_machine
+from helpers.pipeline.order import parse_stage_numbers
+from helpers.core import STAGES
 
 SETUP = """import sys
 from pathlib import Path
@@ -313,9 +313,9 @@ def read_terminal(descriptor: int) -> bytes:
 
 
 def test_stage_numbers():
-    assert numbers("STAGES", "3-5") == (3, 4, 5)
-    assert numbers("STAGES", "4,1, 7-8") == (1, 4, 7, 8)
-    assert numbers("STAGES", "") == ()
+    assert parse_stage_numbers("STAGES", "3-5") == (3, 4, 5)
+    assert parse_stage_numbers("STAGES", "4,1, 7-8") == (1, 4, 7, 8)
+    assert parse_stage_numbers("STAGES", "") == ()
 
 
 def test_only_whole_paths_are_shortened():

@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from helpers import repeats
-from helpers.errors import CourseError
-from helpers.scores import score
-from helpers.scoring import criteria_hash
+from helpers.core.errors import CourseError
+from helpers.evaluation import repeats
+from helpers.evaluation.scores import score_run
+from helpers.grading.rubric import criteria_hash
 from tests.made_up import QUESTIONS, RATES, WIN, answers, choices, declared, items, run, texts, without
 
 
@@ -99,7 +99,7 @@ def test_without_the_full_fine_tune():
 def test_one_row_lacks_an_instrument():
     told = {row: items(row, RATES[row]) for row in ("base_4bit", "qlora")}
     told["qlora"] = [one for one in told["qlora"] if one["instrument"] != "recall"]
-    scores = score({}, QUESTIONS, told)
+    scores = score_run({}, QUESTIONS, told)
     gap = {"what": "qlora − base_4bit", "instrument": "recall", "reason": "no items scored for qlora"}
     assert gap in scores["skipped"] and "recall" not in scores["rows"]["qlora"]["measures"]
     assert scores["verdict"]["code"] == "nothing" and "no items scored for qlora" in scores["conclusion"]
@@ -107,7 +107,7 @@ def test_one_row_lacks_an_instrument():
 
 def test_only_shared_items_are_compared():
     told = {row: choices(row, "recall", RATES[row], 30, 2) for row in ("base_4bit", "qlora")}
-    scores = score({}, QUESTIONS, told | {"qlora": told["qlora"][:40]})
+    scores = score_run({}, QUESTIONS, told | {"qlora": told["qlora"][:40]})
     c, base = compared(scores, "recall"), told["base_4bit"][:40]
     assert (c["n"], c["clusters"]) == (40, 20) and scores["rows"]["base_4bit"]["measures"]["recall"]["n"] == 60
     before = sum(one["scores"][1] > -30 for one in base) / 40
@@ -115,7 +115,7 @@ def test_only_shared_items_are_compared():
 
 
 def test_nothing_at_all():
-    scores = score({}, QUESTIONS, {})
+    scores = score_run({}, QUESTIONS, {})
     assert scores["rows"] == {} and scores["comparisons"] == scores["skipped"] == scores["seeds"] == []
     assert scores["conclusion"] == "Nothing could be compared: no model was tested."
 
@@ -124,14 +124,14 @@ def test_ungraded_questions_are_asked_but_not_scored():
     mine = {"id": "Q011", "category": "Mine", "difficulty": "easy", "question": "What is vitiligo?"}
     answer = {"id": "Q011", "question": mine["question"], "response": "Loss of pigment.", "time_seconds": 1}
     answer["samples"] = [{"response": "Loss of pigment.", "finish_reason": "stop", "tokens": 3, "thinking": ""}]
-    row = score({"base_4bit": [*answers("base_4bit", 10), answer]}, [*QUESTIONS, mine], {})["rows"]["base_4bit"]
+    row = score_run({"base_4bit": [*answers("base_4bit", 10), answer]}, [*QUESTIONS, mine], {})["rows"]["base_4bit"]
     assert row["measures"]["rubric"]["mean"] == 1.0 and row["measures"]["rubric"]["n"] == 10
     assert row["questions"][-1]["score"] is None and row["questions"][-1]["sampled"] == []
 
 
 def test_truncated_and_empty_answers_count():
     broken = answers("qlora", 0, finish_reason="length", response="")
-    scores = score({"base_4bit": answers("base_4bit", 1), "qlora": broken[:9]}, QUESTIONS, {})
+    scores = score_run({"base_4bit": answers("base_4bit", 1), "qlora": broken[:9]}, QUESTIONS, {})
     counts = scores["rows"]["qlora"]["answers"]
     assert (counts["n"], counts["truncated"], counts["empty"], counts["missing"]) == (9, 9, 9, ["Q010"])
     assert counts["truncated_in_thought"] == 0
@@ -143,7 +143,7 @@ def test_samples_are_graded_and_their_failures_counted():
     lost = {"response": "", "thinking": "Let me see", "finish_reason": "length", "tokens": 9}
     given = answers("qlora", 10, samples=[])
     given[0] |= {"samples": [good, good, lost, good]}
-    scores = score({"qlora": given, "base_4bit": answers("base_4bit", 0)}, QUESTIONS, {})
+    scores = score_run({"qlora": given, "base_4bit": answers("base_4bit", 0)}, QUESTIONS, {})
     row = scores["rows"]["qlora"]
     assert row["questions"][0]["sampled"] == [1.0, 1.0, 0.0, 1.0] and row["questions"][1]["sampled"] == []
     assert row["measures"]["rubric_sampled"]["items"] == {"Q001": 0.75}
@@ -162,7 +162,7 @@ def test_chance_and_the_normalisation(options):
     """The longer option wins where its log-probability a byte is higher, though its sum is lower."""
     scores, sizes = [-10.0, -12.0, -99.0, -99.0][:options], [5, 10, 5, 5][:options]
     item = {"instrument": "reading", "item": "a", "paper_id": "P", "scores": scores, "bytes": sizes, "answer": 1}
-    measure = score({}, QUESTIONS, {"qlora": [item]})["rows"]["qlora"]["measures"]["reading"]
+    measure = score_run({}, QUESTIONS, {"qlora": [item]})["rows"]["qlora"]["measures"]["reading"]
     assert (measure["mean"], measure["chance"]) == (1.0, 1 / options)
 
 
@@ -191,7 +191,7 @@ def test_the_split_finds_the_variances_it_was_given():
     for _ in range(400):
         paper, seeds = np.repeat(random.normal(0, 0.3, 20), 3), random.normal(0, 0.2, (3, 1))
         table = paper + seeds + random.normal(0, 0.8, (3, 60))
-        found.append(repeats.split({str(s): dict(enumerate(row)) for s, row in enumerate(table)}, clusters))
+        found.append(repeats.split_variance({str(s): dict(enumerate(row)) for s, row in enumerate(table)}, clusters))
         means.append(table.mean())
     assert np.mean([one["seed_variance"] for one in found]) == pytest.approx(0.2**2, rel=0.15)
     expected = 60 * (0.3**2 / 20 + 0.8**2 / 180)
@@ -201,28 +201,28 @@ def test_the_split_finds_the_variances_it_was_given():
 
 def test_a_declaration_stays_as_it_was_made_unless_other_items_decide():
     measured = {"qlora": items("qlora", 0.5)}
-    assert score({}, QUESTIONS, measured)["declaration"] == {"kept": None}
+    assert score_run({}, QUESTIONS, measured)["declaration"] == {"kept": None}
     for kept in (True, False):
         said = declared(measured, kept)
-        assert score({}, QUESTIONS, measured, declared=said)["declaration"] == said
+        assert score_run({}, QUESTIONS, measured, declared=said)["declaration"] == said
     fewer = declared({"qlora": measured["qlora"][1:]})
-    assert score({}, QUESTIONS, measured, declared=fewer)["declaration"]["kept"] is False
+    assert score_run({}, QUESTIONS, measured, declared=fewer)["declaration"]["kept"] is False
 
 
 def test_answers_that_do_not_belong_are_refused():
     with pytest.raises(CourseError, match="two answers to Q001"):
-        score({"qlora": answers("qlora", 1) * 2}, QUESTIONS, {})
+        score_run({"qlora": answers("qlora", 1) * 2}, QUESTIONS, {})
     with pytest.raises(CourseError, match="the answer to Q001 is to another question"):
-        score({"qlora": answers("qlora", 1, question="Another?")}, QUESTIONS, {})
+        score_run({"qlora": answers("qlora", 1, question="Another?")}, QUESTIONS, {})
     with pytest.raises(CourseError, match="the answer to Q010 is to another question"):
-        score({"qlora": answers("qlora", 1)}, QUESTIONS[:9], {})
+        score_run({"qlora": answers("qlora", 1)}, QUESTIONS[:9], {})
 
 
 @pytest.mark.parametrize("bad", [{"nll": float("nan")}, {"nll": -1.0}, {"bytes": 0}])
 def test_impossible_texts_are_refused(bad):
     item = texts("qlora", "bits_per_byte", 0, 1)[0] | bad
     with pytest.raises(CourseError, match="qlora: bits_per_byte-0 has nll"):
-        score({}, QUESTIONS, {"qlora": [item]})
+        score_run({}, QUESTIONS, {"qlora": [item]})
 
 
 @pytest.mark.parametrize(
@@ -240,13 +240,13 @@ def test_impossible_texts_are_refused(bad):
 def test_impossible_choices_are_refused(bad):
     item = choices("qlora", "recall", 0.5, 1, 1)[0] | bad
     with pytest.raises(CourseError, match="qlora: recall-0 has scores"):
-        score({}, QUESTIONS, {"qlora": [item]})
+        score_run({}, QUESTIONS, {"qlora": [item]})
 
 
 def test_items_that_are_not_the_same_are_refused():
     one = choices("qlora", "recall", 0.5, 2, 1)
     with pytest.raises(CourseError, match="qlora: recall has recall-0 twice"):
-        score({}, QUESTIONS, {"qlora": [*one, one[0]]})
+        score_run({}, QUESTIONS, {"qlora": [*one, one[0]]})
     for changed in ({"answer": 0}, {"bytes": [10, 10, 10, 9]}, {"paper_id": "other"}):
         with pytest.raises(CourseError, match="qlora: recall-0 is another item than the one other models had"):
-            score({}, QUESTIONS, {"base_4bit": one, "qlora": [one[0] | changed, one[1]]})
+            score_run({}, QUESTIONS, {"base_4bit": one, "qlora": [one[0] | changed, one[1]]})

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from helpers.questions import load
-from helpers.scoring import criteria_hash, grade, mean_score
-from helpers.vocabulary import STRUCTURAL, sentences, words
+from helpers.grading.questions import load_questions
+from helpers.grading.rubric import criteria_hash, grade_answer, mean_score
+from helpers.grading.rubric_words import STRUCTURAL, split_answer, tokenise
 
-QUESTIONS = load()
+QUESTIONS = load_questions()
 BY_ID = {question["id"]: question for question in QUESTIONS}
 each_question = pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q["id"])
 AUXILIARY = re.compile(r"\b(is|are|was|were|can|may|must|should|will|has|have)\b")
@@ -36,12 +36,12 @@ def keywords(question):
 
 
 def scores_of(nulls, question):
-    return {name: grade(text, question).score for name, text in nulls.items()}
+    return {name: grade_answer(text, question).score for name, text in nulls.items()}
 
 
 @each_question
 def test_the_reference_meets_its_own_rubric(question):
-    graded = grade(question["reference"], question)
+    graded = grade_answer(question["reference"], question)
     assert graded.score == 1.0
     assert graded.met == [c["id"] for c in question["criteria"] if c["points"] > 0]
     assert all(sentence in question["reference"] for sentence in graded.evidence.values())
@@ -64,7 +64,7 @@ def test_null_answers_score_nothing(question):
         "keywords, spaces": " ".join(aliases),
         "content words": ", ".join(content),
         "every verb negated": AUXILIARY.sub(r"\1 not", reference),
-        "denied": " ".join("It is not true that " + s[0].lower() + s[1:] for s in sentences(reference)),
+        "denied": " ".join("It is not true that " + s[0].lower() + s[1:] for s in split_answer(reference)),
         "generic": GENERIC * 12,
         "nonsense": NONSENSE,
         "refusal": "I am sorry, but I cannot answer medical questions.",
@@ -72,7 +72,7 @@ def test_null_answers_score_nothing(question):
     nulls |= {f"reference {other['id']}": other["reference"] for other in QUESTIONS if other is not question}
     too_high = {name: score for name, score in scores_of(nulls, question).items() if score > 0.2}
     assert not too_high
-    assert max(scores_of(nulls, question).values()) < grade(reference, question).score
+    assert max(scores_of(nulls, question).values()) < grade_answer(reference, question).score
 
 
 @each_question
@@ -81,7 +81,7 @@ def test_shuffled_words_score_nothing(question):
     for seed in range(20):
         shuffled = question["reference"].split()
         random.Random(seed).shuffle(shuffled)
-        scores.append(grade(" ".join(shuffled), question).score)
+        scores.append(grade_answer(" ".join(shuffled), question).score)
     assert max(scores) <= 0.2
 
 
@@ -89,7 +89,7 @@ def test_shuffled_words_score_nothing(question):
 def test_one_negation_costs(question):
     reference = question["reference"]
     places = [match.end() for match in AUXILIARY.finditer(reference)]
-    scores = [grade(f"{reference[:place]} not{reference[place:]}", question).score for place in places]
+    scores = [grade_answer(f"{reference[:place]} not{reference[place:]}", question).score for place in places]
     assert max(scores) <= 1
     assert sum(score < 1 for score in scores) >= 0.5 * len(scores)
 
@@ -99,7 +99,7 @@ def test_repeating_and_padding_change_nothing(question):
     reference = question["reference"]
     padding = NEUTRAL * (3 * len(reference) // len(NEUTRAL) + 1)
     for text in (f"{reference} {reference} {reference}", f"{padding} {reference}", f"{reference} {padding}"):
-        assert grade(text, question).score == pytest.approx(1.0, abs=0.02)
+        assert grade_answer(text, question).score == pytest.approx(1.0, abs=0.02)
 
 
 GOOD = {
@@ -131,7 +131,7 @@ GOOD = {
 
 @pytest.mark.parametrize("id", GOOD)
 def test_the_same_said_in_other_words_is_seen(id):
-    graded = grade(GOOD[id], BY_ID[id])
+    graded = grade_answer(GOOD[id], BY_ID[id])
     assert graded.score >= 0.9
     assert not [c["id"] for c in BY_ID[id]["criteria"] if c["points"] < 0 and c["id"] in graded.met]
 
@@ -154,9 +154,9 @@ def test_the_same_said_in_other_words_is_seen(id):
     ],
 )
 def test_a_dangerous_claim_costs(id, sentence):
-    graded = grade(sentence, BY_ID[id])
+    graded = grade_answer(sentence, BY_ID[id])
     assert graded.score < 0
-    assert grade(f"{BY_ID[id]['reference']} {sentence}", BY_ID[id]).score < 1
+    assert grade_answer(f"{BY_ID[id]['reference']} {sentence}", BY_ID[id]).score < 1
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_dangerous_claim_costs(id, sentence):
     ],
 )
 def test_a_warning_against_it_does_not(id, sentence):
-    assert grade(sentence, BY_ID[id]).score >= 0
+    assert grade_answer(sentence, BY_ID[id]).score >= 0
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_warning_against_it_does_not(id, sentence):
     ],
 )
 def test_a_fact_belongs_to_whom_it_is_said_of(id, sentence, met):
-    assert grade(sentence, BY_ID[id]).met == [f"{id}.{n}" for n in met]
+    assert grade_answer(sentence, BY_ID[id]).met == [f"{id}.{n}" for n in met]
 
 
 @each_question
@@ -217,7 +217,7 @@ def test_aliases_are_well_formed(question):
     """Every alias has words, stands once in its group, and the first group begins with a name."""
     for criterion in question["criteria"]:
         groups = criterion["any_of"]
-        assert all(words(piece) for group in groups for alias in group for piece in alias.lstrip("-").split("..."))
+        assert all(tokenise(piece) for group in groups for alias in group for piece in alias.lstrip("-").split("..."))
         assert all(len(group) == len(set(group)) for group in groups)
         assert not groups[0][0].startswith("-")
 
@@ -260,7 +260,7 @@ TOY = {
     ],
 )
 def test_the_rules_one_by_one(answer, met):
-    graded = grade(answer, TOY)
+    graded = grade_answer(answer, TOY)
     assert graded.met == met
     assert graded.score == sum({"a": 3, "b": 1, "c": -2, "d": -1}[id] for id in met) / 4
 
@@ -281,20 +281,22 @@ def test_the_rules_one_by_one(answer, met):
     ],
 )
 def test_a_sentence_is_read_with_what_it_points_back_to(answer, met):
-    assert grade(answer, BY_ID[met[0][:4]]).met == met
+    assert grade_answer(answer, BY_ID[met[0][:4]]).met == met
 
 
 def test_words_are_compared_without_dress():
-    assert words("Sjögren’s α-synuclein; IL‑17A") == words("sjogren alpha synuclein IL-17A")
-    assert words("titre 1/80, antibodies") == ("titre", "1:80", ",", "antibody")
-    assert words("IL17, anti-SS-A") == ("il", "17", ",", "anti", "ssa") and words("non-specific") == ("nonspecific",)
-    assert words("RF – a marker") == ("rf", ",", "a", "marker")
-    assert words("First drug: MTX") == ("first", "drug", ".", "is", "mtx")
-    assert words("≥10 points (95 %)") == ("at", "least", "10", "point", "95", "percent")
+    assert tokenise("Sjögren’s α-synuclein; IL‑17A") == tokenise("sjogren alpha synuclein IL-17A")
+    assert tokenise("titre 1/80, antibodies") == ("titre", "1:80", ",", "antibody")
+    assert tokenise("IL17, anti-SS-A") == ("il", "17", ",", "anti", "ssa") and tokenise("non-specific") == (
+        "nonspecific",
+    )
+    assert tokenise("RF – a marker") == ("rf", ",", "a", "marker")
+    assert tokenise("First drug: MTX") == ("first", "drug", ".", "is", "mtx")
+    assert tokenise("≥10 points (95 %)") == ("at", "least", "10", "point", "95", "percent")
 
 
 def test_a_question_without_criteria_is_not_graded():
-    graded = grade("anything", {"id": "x", "question": "Why?"})
+    graded = grade_answer("anything", {"id": "x", "question": "Why?"})
     assert graded.score is None and graded.met == []
 
 
@@ -304,7 +306,7 @@ def test_only_the_mean_is_clipped():
 
 def test_the_hash_follows_what_grades_and_nothing_else():
     frozen = criteria_hash(QUESTIONS)
-    assert frozen == criteria_hash(load())
+    assert frozen == criteria_hash(load_questions())
     assert frozen == criteria_hash([{**q, "reference": "other"} for q in QUESTIONS])
     assert frozen != criteria_hash(QUESTIONS[1:])
     assert frozen != criteria_hash([{**QUESTIONS[0], "criteria": QUESTIONS[0]["criteria"][1:]}, *QUESTIONS[1:]])

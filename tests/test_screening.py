@@ -9,20 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from helpers import archive, harvest, screening, settings, topics
-from helpers.errors import CourseError
-from helpers.papers import Paper, Section, read_papers, write_papers
-from helpers.paths import SAMPLE
-from helpers.pubmed import parse_pubmed
+from helpers.core import settings
+from helpers.core.errors import CourseError
+from helpers.core.paths import SAMPLE
+from helpers.papers import collect, pubmed_files, screening, topic
+from helpers.papers.paper import Paper, Section, read_papers, write_papers
+from helpers.papers.pubmed_xml import parse_pubmed
 from tests.sweeps import times
 
 pytestmark = pytest.mark.alone  # it times and weighs the screening
 
-TOPIC = topics.load_topic("autoimmune")
+TOPIC = topic.load_topic("autoimmune")
 MESH = ("Lupus Erythematosus, Systemic",)
 READING = Path(__file__).with_name("screen_reading.json")
 needs_archive = pytest.mark.skipif(
-    not archive.ARCHIVE.exists(), reason=f"{archive.ARCHIVE.name} is not in data/raw; stage 3 downloads it"
+    not pubmed_files.ARCHIVE.exists(), reason=f"{pubmed_files.ARCHIVE.name} is not in data/raw; stage 3 downloads it"
 )
 
 
@@ -34,7 +35,7 @@ def paper(number: int, words: str = "", **fields: object) -> Paper:
 
 
 def screen(papers: list[Paper], folder: Path, limit: int = 10_000, **more: object) -> screening.Screened:
-    return screening.screen(papers, TOPIC, limit, folder / "dropped.jsonl", **more)
+    return screening.screen_papers(papers, TOPIC, limit, folder / "dropped.jsonl", **more)
 
 
 def dropped(folder: Path) -> dict[str, str]:
@@ -45,8 +46,8 @@ def dropped(folder: Path) -> dict[str, str]:
 
 @cache
 def sample() -> list[Paper]:
-    chosen, _ = settings.load({"PAPERS_SOURCE": "sample"}, environment={})
-    return list(harvest.collect(chosen, TOPIC).papers)
+    chosen, _ = settings.load_settings({"PAPERS_SOURCE": "sample"}, environment={})
+    return list(collect.collect_papers(chosen, TOPIC).papers)
 
 
 def test_every_sample_record_is_kept_or_dropped_as_written_down(tmp_path):
@@ -308,14 +309,14 @@ def test_ten_thousand_papers_are_screened_in_seconds(tmp_path):
 
 
 def test_a_glance_misses_no_paper_of_the_topic():
-    glance, seen = topics.Glance(TOPIC), 0
+    glance, seen = topic.Glance(TOPIC), 0
     for found in sample():
         text = " ".join([found.title, found.text, *found.mesh])
         if TOPIC.mentions(text) or TOPIC.mesh.intersection(found.mesh):
             seen += 1
             assert glance(text), found.paper_id
     assert seen > 30 and not glance("A paper about bridges of steel and their rust")
-    for term in [*topics.all_terms(TOPIC), *TOPIC.mesh]:
+    for term in [*topic.all_terms(TOPIC), *TOPIC.mesh]:
         for said in (term.rstrip("*"), term.rstrip("*").upper(), term.rstrip("*").replace(" ", " \n")):
             assert glance(f"On “{said}”, a study"), said
         if term not in TOPIC.mesh:
@@ -326,12 +327,12 @@ def test_a_glance_misses_no_paper_of_the_topic():
     "hidden", ["lu\u00adpus nephritis", "lu\u200bpus", "Sjo\u0308gren", "SJÖGREN", "anti\u2011CCP"]
 )
 def test_a_glance_sees_through_spelling(hidden):
-    assert topics.Glance(TOPIC)(f"about {hidden} in people")
+    assert topic.Glance(TOPIC)(f"about {hidden} in people")
 
 
 def test_passing_over_records_changes_no_decision(tmp_path):
-    for name, worth in (("whole", None), ("quick", topics.Glance(TOPIC))):
-        found = screen(parse_pubmed(SAMPLE / "pubmed.xml", harvest.SAMPLE_DAY, worth), tmp_path / name)
+    for name, worth in (("whole", None), ("quick", topic.Glance(TOPIC))):
+        found = screen(parse_pubmed(SAMPLE / "pubmed.xml", collect.SAMPLE_DAY, worth), tmp_path / name)
         if name == "whole":
             whole = found
     assert found == whole._replace(examples=found.examples)
@@ -340,8 +341,8 @@ def test_passing_over_records_changes_no_decision(tmp_path):
 
 @needs_archive
 def test_passing_over_records_of_the_real_file_changes_no_decision(tmp_path):
-    whole = screen(archive.stream(archive.ARCHIVE), tmp_path / "whole")
-    quick = screen(archive.stream(archive.ARCHIVE, topics.Glance(TOPIC)), tmp_path / "quick")
+    whole = screen(pubmed_files.stream_papers(pubmed_files.ARCHIVE), tmp_path / "whole")
+    quick = screen(pubmed_files.stream_papers(pubmed_files.ARCHIVE, topic.Glance(TOPIC)), tmp_path / "quick")
     assert quick.kept == whole.kept and quick.reasons == whole.reasons and quick.asked == 20_788
     assert dropped(tmp_path / "whole") == dropped(tmp_path / "quick")
 
@@ -371,7 +372,7 @@ def test_terms_are_told_from_their_look_alikes():
 def test_the_score_can_be_checked_by_hand(title, abstract, score):
     subject = Paper(paper_id="1", source="PubMed", title=title, abstract=(Section(text=abstract),))
     assert TOPIC.score(subject)[0] == score
-    assert bool(TOPIC.off_topic(subject)) is (score < topics.THRESHOLD)
+    assert bool(TOPIC.off_topic(subject)) is (score < topic.THRESHOLD)
 
 
 def test_diseases_are_named_by_the_title_first():
@@ -397,11 +398,11 @@ def test_every_disease_is_found_by_each_of_its_terms_in_time():
 
 def test_a_wrong_topic_is_explained(tmp_path):
     with pytest.raises(CourseError, match="TOPIC='gouty'"):
-        topics.load_topic("gouty")
+        topic.load_topic("gouty")
     for text, complaint in (("{", "not JSON"), ('{"name": "x"}', "pubmed_query"), ("[]", "mistake")):
         (tmp_path / "topic.json").write_text(text)
         with pytest.raises(CourseError, match=complaint):
-            topics.load_topic(str(tmp_path / "topic.json"))
+            topic.load_topic(str(tmp_path / "topic.json"))
 
 
 @needs_archive
@@ -411,8 +412,8 @@ def test_precision_and_recall_of_the_topic_screen_as_a_reader_saw_them():
     groups: dict[str, list[str]] = {
         name: [] for name in ("kept", "dropped, mentions a term", "dropped, mentions none")
     }
-    for found in parse_pubmed(archive.ARCHIVE, worth=topics.Glance(TOPIC)):
-        reason, _ = ("deleted", "") if "deleted" in found.flags else screening.judge(found, TOPIC)
+    for found in parse_pubmed(pubmed_files.ARCHIVE, worth=topic.Glance(TOPIC)):
+        reason, _ = ("deleted", "") if "deleted" in found.flags else screening.judge_paper(found, TOPIC)
         if reason in ("", "off_topic"):
             text = " ".join([found.title, found.text, *found.mesh])
             named = TOPIC.words.search(text.lower()) or TOPIC.abbreviations.search(text)

@@ -15,12 +15,17 @@ from urllib.parse import quote, quote_plus, unquote_plus
 import nbformat
 import pytest
 
-from helpers import judge, paths, redaction, settings, stages, tables, weights
-from helpers.errors import CourseError
-from helpers.execution import scrubbed
-from helpers.paths import RAW, ROOT, Folders
-from helpers.questions import load as load_questions
-from helpers.settings import SECRETS
+from helpers.core import paths, redaction, settings
+from helpers.core.errors import CourseError
+from helpers.core.paths import RAW, ROOT, Folders
+from helpers.core.settings import SECRETS
+from helpers.grading import judge
+from helpers.grading.questions import load_questions
+from helpers.models import download
+from helpers.pipeline import session as session_module
+from helpers.pipeline import stages
+from helpers.pipeline.notebook import scrub_notebook
+from helpers.report import tables
 from tests import fake_hub, tiny
 from tests.canaries import CANARIES, files_with, found_in
 from tests.faults import send
@@ -48,27 +53,30 @@ def test_a_secret_is_found_and_hidden_however_it_is_written(secret, disguise):
         "form": quote_plus(secret),
         "JSON": json.dumps({"key": secret}),
     }.get(disguise, base64.b64encode(around).decode())
-    assert found_in(written) and not found_in(redaction.hide(f"said: {written}.", [secret]))
-    assert redaction.hide("an ordinary text", [secret]) == "an ordinary text"
+    assert found_in(written) and not found_in(redaction.hide_secrets(f"said: {written}.", [secret]))
+    assert redaction.hide_secrets("an ordinary text", [secret]) == "an ordinary text"
 
 
 # what is shown of settings
 
 
 def test_settings_show_no_secret():
-    made, origins = settings.load(CANARIES, environment={})
-    rows = [{"setting": name, "value": settings.shown(made, name), "from": origins[name]} for name in settings.NAMES]
-    told = [repr(made), str(made), made.model_dump_json(), f"{made.model_dump()}", tables.table(rows).data]
+    made, origins = settings.load_settings(CANARIES, environment={})
+    rows = [
+        {"setting": name, "value": settings.show_setting(made, name), "from": origins[name]}
+        for name in settings.NAMES
+    ]
+    told = [repr(made), str(made), made.model_dump_json(), f"{made.model_dump()}", tables.html_table(rows).data]
     assert not found_in("\n".join(told))
     for name in SECRETS:
         with pytest.raises(ValueError, match="secrets do not go into artefacts"):
-            settings.jsonable(made, [name])
+            settings.settings_as_json(made, [name])
 
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_of_the_wrong_type_is_not_repeated(name):
     with pytest.raises(CourseError, match=rf"{name}=\(hidden\)") as error:
-        settings.load({name: [CANARIES[name]]}, environment={})
+        settings.load_settings({name: [CANARIES[name]]}, environment={})
     assert not found_in("".join(traceback.format_exception(error.value)))
 
 
@@ -83,11 +91,10 @@ def test_a_secret_in_the_parameters_cell_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_in_another_cell_is_refused(monkeypatch, name):
-    from helpers import session
 
     monkeypatch.setenv("PROFILE", "smoke")
     with pytest.raises(CourseError, match=f"{name} stands in a cell") as error:
-        session.begin("3_download_papers", {name: CANARIES[name]})
+        session_module.begin("3_download_papers", {name: CANARIES[name]})
     assert not found_in(str(error.value))
 
 
@@ -101,7 +108,7 @@ def test_a_report_hides_what_its_cells_say_and_print():
     cells = [nbformat.v4.new_code_cell(f"key = {CANARIES['NCBI_API_KEY']!r}", outputs=outputs)]
     cells += [nbformat.v4.new_markdown_cell(f"My key is {CANARIES['HF_TOKEN']}")]
     text = nbformat.writes(nbformat.v4.new_notebook(cells=cells))
-    assert found_in(text) and not found_in(scrubbed(text, list(CANARIES.values())))
+    assert found_in(text) and not found_in(scrub_notebook(text, list(CANARIES.values())))
 
 
 # PubMed and arXiv
@@ -284,7 +291,7 @@ def test_a_judge_that_repeats_its_key(tmp_path, monkeypatch, capfd, how):
     ):
         server.other = f"http://localhost:{other.server_port}/v1/chat/completions"
         base = {"JUDGE_MODEL": "m", "JUDGE_BASE_URL": f"http://127.0.0.1:{server.server_port}/v1"}
-        chosen = settings.load(CANARIES | base, environment={})[0]
+        chosen = settings.load_settings(CANARIES | base, environment={})[0]
         try:
             said = judge.grade_again({"qlora": [{"id": question["id"], "response": "no"}]}, [question], chosen)
         except CourseError as error:
@@ -321,7 +328,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def fetch(hub):
-    return weights.fetch(tiny.resolve(MODEL_NAME=NAME, HF_ENDPOINT=hub.address, **CANARIES))
+    return download.fetch_model(tiny.resolve(MODEL_NAME=NAME, HF_ENDPOINT=hub.address, **CANARIES))
 
 
 @pytest.mark.parametrize(

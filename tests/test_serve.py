@@ -23,11 +23,13 @@ import tiny
 from loopback import closed_port
 from sweeps import times
 
-from helpers import api, files, papers, paths, serve
-from helpers.errors import CourseError
-from helpers.exam import Candidate
-from helpers.paths import ROOT, Folders, base_model
-from helpers.stages import stage_of
+from helpers.core import io, paths
+from helpers.core.errors import CourseError
+from helpers.core.paths import ROOT, Folders, base_model_folder
+from helpers.evaluation.run import Candidate
+from helpers.papers import paper as papers
+from helpers.core import stage_of
+from helpers.serving import app, serve
 
 pytestmark = pytest.mark.alone  # it times answers and ends processes
 
@@ -201,7 +203,7 @@ def test_a_second_signal_ends_it_at_once(repository, tmp_path):
 )
 def test_what_it_does_not_start_with(words, told):
     with pytest.raises(CourseError) as refused:
-        serve.listening(serve.read(words)[0]).close()
+        serve.open_socket(serve.read_command(words)[0]).close()
     assert told in str(refused.value)
     assert "short" not in str(refused.value) and TOKEN not in str(refused.value)
 
@@ -210,13 +212,15 @@ def test_a_port_that_is_taken_is_named():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(CourseError, match=f"PORT={port} .*in use"):
-            serve.listening(tiny.resolve(PORT=port))
+            serve.open_socket(tiny.resolve(PORT=port))
 
 
 def test_the_adapter_is_served_unless_something_else_is_said(monkeypatch):
-    assert serve.read([])[0].WHICH == "qlora" and serve.read(["WHICH=base"])[0].WHICH == "base"
+    assert serve.read_command([])[0].WHICH == "qlora" and serve.read_command(["WHICH=base"])[0].WHICH == "base"
     monkeypatch.setenv("WHICH", "full")
-    assert serve.read(["RUN=mine"])[0].WHICH == "full" and serve.read(["RUN=mine"])[1] == Folders("mine")
+    assert serve.read_command(["RUN=mine"])[0].WHICH == "full" and serve.read_command(["RUN=mine"])[1] == Folders(
+        "mine"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -226,17 +230,15 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "ROOT", root)
         patch.setattr(paths, "BASE_MODELS", root / "models" / "base")
-        folders, base = Folders(), tiny.write_model(base_model(NAME))
+        folders, base = Folders(), tiny.write_model(base_model_folder(NAME))
         rows = [written(row) for row in tiny.ROWS]
-        files.write_json(folders.training_data, rows)
+        io.write_json(folders.training_data, rows)
         known = [paper(row["paper_id"], f"Lupus {n}") for n, row in enumerate(rows)]
         papers.write_papers(folders.papers, [*known, paper("999", "Lupus lupus, never read")])
         for method in ("qlora", "full"):
             tiny.fit(method, base, root / method, out=folders.model(method), epochs=1)
-            inputs = {paths.relative(folders.training_data): files.sha256(folders.training_data)}
-            files.write_json(
-                stage_of(serve.STAGE[method]).receipt(folders), {"key": {"inputs": inputs}, "reason": ""}
-            )
+            inputs = {paths.relative_path(folders.training_data): io.hash_file(folders.training_data)}
+            io.write_json(stage_of(serve.STAGE[method]).receipt(folders), {"key": {"inputs": inputs}, "reason": ""})
     return root
 
 
@@ -263,29 +265,29 @@ def run(made, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("which", ["base", "qlora", "full"])
 def test_every_model_says_where_it_comes_from(run, which):
-    wanted, service = tiny.resolve(MODEL_NAME=NAME, WHICH=which, DTYPE="float32"), api.Service(8)
+    wanted, service = tiny.resolve(MODEL_NAME=NAME, WHICH=which, DTYPE="float32"), app.Service(8)
     serve.require_trained(wanted, run)
-    serve.load(service, wanted, run)
+    serve.load_service(service, wanted, run)
     job = service.engine.job("Lupus, on TNF?", 4)
     service.engine.submit(job)
-    answer = service.answer(api.Asked(question="Lupus, on TNF?"), job.done.result(20))
+    answer = service.answer(app.Asked(question="Lupus, on TNF?"), job.done.result(20))
     service.engine.close()
-    folder = base_model(NAME) if which == "base" else run.model(which)
+    folder = base_model_folder(NAME) if which == "base" else run.model(which)
     assert answer.model.which == which and answer.model.revision == tiny.BASE["revision"]
-    assert answer.model.weights_sha256 == {path.name: files.sha256(path) for path in folder.glob("*.safetensors")}
+    assert answer.model.weights_sha256 == {path.name: io.hash_file(path) for path in folder.glob("*.safetensors")}
     related = {paper.paper_id for paper in answer.related_training_papers.papers}
     assert len(related) == (0 if which == "base" else 3) and "999" not in related
-    assert answer.model.data_sha256 == (None if which == "base" else files.sha256(run.training_data))
+    assert answer.model.data_sha256 == (None if which == "base" else io.hash_file(run.training_data))
 
 
 def test_papers_are_named_only_where_they_are_those_that_were_read(run):
     candidate = Candidate("full", tiny.resolve(MODEL_NAME=NAME, WHICH="full"), run, None)
-    made, library = serve.origin(candidate)
+    made, library = serve.model_origin(candidate)
     assert library
-    files.write_json(run.training_data, files.read_json(run.training_data)[:5])
-    assert serve.origin(candidate) == (made, None), "the hash is that of what was read"
+    io.write_json(run.training_data, io.read_json(run.training_data)[:5])
+    assert serve.model_origin(candidate) == (made, None), "the hash is that of what was read"
     stage_of(6).receipt(run).unlink()
-    assert serve.origin(candidate) == (made.model_copy(update={"data_sha256": None}), None)
+    assert serve.model_origin(candidate) == (made.model_copy(update={"data_sha256": None}), None)
 
 
 @pytest.mark.parametrize("which", ["qlora", "full"])
@@ -294,16 +296,16 @@ def test_damaged_and_missing_models_are_refused(run, which):
     weights = next(run.model(which).glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     with pytest.raises(CourseError, match=f"{weights.name} is missing or not the file that was saved"):
-        serve.origin(candidate)
+        serve.model_origin(candidate)
     shutil.rmtree(run.model(which))
     with pytest.raises(CourseError, match=rf"STAGES=1-{serve.STAGE[which]}"):
         serve.require_trained(candidate.settings, run)
 
 
 def test_a_damaged_base_ends_the_server_with_what_to_do(run):
-    (base_model(NAME) / "model.safetensors").write_bytes(b"no weights")
+    (base_model_folder(NAME) / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(CourseError, match=r"model\.safetensors is damaged\n→ make pipeline STAGES=1"):
-        serve.serve(tiny.resolve(MODEL_NAME=NAME, PORT=0), run)
+        serve.serve_model(tiny.resolve(MODEL_NAME=NAME, PORT=0), run)
 
 
 def test_the_log_says_where_but_not_what():
@@ -385,4 +387,4 @@ def test_the_readmes_calls_get_an_answer(tmp_path):
         told = subprocess.run(["bash", "-c", curl], text=True, capture_output=True, check=True)
         assert json.loads(told.stdout)["model"]["which"] == "qlora"
         done = subprocess.run([sys.executable, "-c", blocks["python"]], text=True, capture_output=True, timeout=60)
-        assert done.returncode == 0 and api.NOTICE in done.stdout, done.stderr
+        assert done.returncode == 0 and app.NOTICE in done.stdout, done.stderr

@@ -10,10 +10,10 @@ import textwrap
 
 import pytest
 
-from helpers import settings
-from helpers.errors import CourseError
-from helpers.paths import ROOT
-from helpers.settings import NAMES, SECRETS, Settings, load
+from helpers.core import settings
+from helpers.core.errors import CourseError
+from helpers.core.paths import ROOT
+from helpers.core.settings import NAMES, SECRETS, Settings, load_settings
 
 BARE = {"ENV_FILE": "", "PROFILE": "cpu"}
 
@@ -33,7 +33,7 @@ def example() -> str:
 
 def limits(name: str) -> str:
     """What a setting may be, where its description leaves that open."""
-    words = settings.allowed(name).removesuffix(f" ({Settings.model_fields[name].description})")
+    words = settings.describe_allowed(name).removesuffix(f" ({Settings.model_fields[name].description})")
     return f"; {words}" if words.startswith(("one of", "a ")) else ""
 
 
@@ -46,7 +46,7 @@ def test_env_example_is_what_the_settings_are():
 def test_env_example_taken_as_it_is_changes_nothing(tmp_path):
     taken = tmp_path / "taken.env"
     taken.write_text(re.sub("^#(?=[A-Z])", "", example(), flags=re.MULTILINE))
-    resolved, _ = load(environment={"ENV_FILE": str(taken), "PROFILE": "cpu"})
+    resolved, _ = load_settings(environment={"ENV_FILE": str(taken), "PROFILE": "cpu"})
     chosen = {"ENV_FILE", "PROFILE"}
     assert resolved.model_dump(exclude=chosen) == Settings().model_dump(exclude=chosen)
 
@@ -55,7 +55,7 @@ def test_later_origins_win(tmp_path):
     env_file = tmp_path / "my.env"
     env_file.write_text("MAX_NEW_TOKENS=11\nSEED=11\nLORA_R=11\n")
     environment = {"PROFILE": "smoke", "ENV_FILE": str(env_file), "SEED": "12", "LORA_R": "12"}
-    resolved, origins = load({"LORA_R": 13, "SEED": None}, environment=environment)
+    resolved, origins = load_settings({"LORA_R": 13, "SEED": None}, environment=environment)
     assert (resolved.TOKEN_BUDGET, origins["TOKEN_BUDGET"]) == (1200, "profile smoke")
     assert (resolved.MAX_NEW_TOKENS, origins["MAX_NEW_TOKENS"]) == (11, str(env_file))
     assert (resolved.SEED, origins["SEED"]) == (12, "environment")
@@ -65,7 +65,7 @@ def test_later_origins_win(tmp_path):
 
 def test_the_command_line_beats_a_parameters_cell():
     environment = {**BARE, "SEED": "5"}
-    resolved, origins = load({"SEED": "5"}, environment=environment, command_line=["SEED"])
+    resolved, origins = load_settings({"SEED": "5"}, environment=environment, command_line=["SEED"])
     assert (resolved.SEED, origins["SEED"]) == (5, "command line")
 
 
@@ -86,7 +86,7 @@ def test_the_command_line_beats_a_parameters_cell():
 )
 def test_a_wrong_value_names_the_setting_the_value_and_what_is_allowed(name, value, said):
     with pytest.raises(CourseError) as error:
-        load(environment={**BARE, name: value})
+        load_settings(environment={**BARE, name: value})
     assert name in str(error.value) and repr(value) in str(error.value) and said in str(error.value)
 
 
@@ -101,54 +101,54 @@ def test_an_unknown_name_is_refused_with_the_nearest(where, tmp_path):
     else:
         environment["QLORA_EPOCH"] = "1"
     with pytest.raises(CourseError, match=r"QLORA_EPOCH .*is not a setting\n→ did you mean QLORA_EPOCHS\?"):
-        load(parameters, environment=environment)
+        load_settings(parameters, environment=environment)
 
 
 def test_other_programs_variables_are_none_of_our_business():
-    load(environment={**BARE, "PATH": "/bin", "MODEL": "x", "PAPER": "a4"})
+    load_settings(environment={**BARE, "PATH": "/bin", "MODEL": "x", "PAPER": "a4"})
 
 
 def test_a_missing_env_file_is_refused_only_where_it_was_asked_for():
     with pytest.raises(CourseError, match="no such file"):
-        load(environment={"ENV_FILE": "nowhere.env", "PROFILE": "cpu"})
+        load_settings(environment={"ENV_FILE": "nowhere.env", "PROFILE": "cpu"})
 
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "t4", "gpu24", "gpu80"])
 def test_every_profile_is_valid(profile):
-    resolved, origins = load(environment={"ENV_FILE": "", "PROFILE": profile})
+    resolved, origins = load_settings(environment={"ENV_FILE": "", "PROFILE": profile})
     assert (resolved.PROFILE, origins["PROFILE"]) == (profile, "environment")
 
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_secrets_are_never_shown(name):
-    resolved, _ = load(environment={**BARE, name: "hunter2"})
-    assert "hunter2" not in repr(resolved) + settings.shown(resolved, name) + str(resolved.model_dump())
+    resolved, _ = load_settings(environment={**BARE, name: "hunter2"})
+    assert "hunter2" not in repr(resolved) + settings.show_setting(resolved, name) + str(resolved.model_dump())
     with pytest.raises(ValueError, match="secrets do not go into artefacts"):
-        settings.jsonable(resolved, [name])
+        settings.settings_as_json(resolved, [name])
 
 
 def test_a_relative_path_starts_at_the_repository_wherever_one_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    resolved, _ = load({"QUESTIONS_FILE": "data/sample/expected.json"}, environment=BARE)
+    resolved, _ = load_settings({"QUESTIONS_FILE": "data/sample/expected.json"}, environment=BARE)
     assert resolved.QUESTIONS_FILE == ROOT / "data" / "sample" / "expected.json"
-    assert settings.jsonable(resolved, ["QUESTIONS_FILE"]) == {"QUESTIONS_FILE": "data/sample/expected.json"}
-    assert settings.shown(resolved, "QUESTIONS_FILE") == "data/sample/expected.json"
+    assert settings.settings_as_json(resolved, ["QUESTIONS_FILE"]) == {"QUESTIONS_FILE": "data/sample/expected.json"}
+    assert settings.show_setting(resolved, "QUESTIONS_FILE") == "data/sample/expected.json"
 
 
 def test_a_file_that_is_not_there_is_named_before_anything_runs():
     with pytest.raises(CourseError, match=r"TRAINING_DATA=no/such\.json.*there is no such file"):
-        load({"TRAINING_DATA": "no/such.json"}, environment=BARE)
+        load_settings({"TRAINING_DATA": "no/such.json"}, environment=BARE)
 
 
 @pytest.mark.parametrize(("name", "is_one"), [("QLORA_EPOCH", True), ("F", False), ("DAYS", False)])
 def test_a_misspelt_setting_is_told_from_a_variable(name, is_one):
-    assert settings.looks_like_one(name) is is_one
+    assert settings.looks_like_setting(name) is is_one
 
 
 def test_every_setting_says_what_it_is():
     for name in NAMES:
         assert Settings.model_fields[name].description, name
-        assert settings.allowed(name)
+        assert settings.describe_allowed(name)
 
 
 def test_noise_gives_a_course_error_or_a_value_never_anything_else():
@@ -157,7 +157,7 @@ def test_noise_gives_a_course_error_or_a_value_never_anything_else():
         name = noise.choice(NAMES)
         value = "".join(noise.choices(string.printable, k=noise.randint(0, 12)))
         try:
-            load({name: value}, environment=BARE)
+            load_settings({name: value}, environment=BARE)
         except CourseError as error:
             assert name in str(error)
 

@@ -16,14 +16,14 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from helpers import dependencies
-from helpers.paths import NOTEBOOKS, ROOT
-from helpers.receipts import parse
-from helpers.stages import code_cells
+from helpers.core.paths import NOTEBOOKS, ROOT
+from helpers.pipeline import dependencies
+from helpers.core.fingerprint import parse_code as parse
+from helpers.pipeline.stages import code_cells
 from tests.sweeps import times
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DECLARED = {canonicalize_name(r.name): r for r in map(Requirement, dependencies.declared(dev=True))}
+DECLARED = {canonicalize_name(r.name): r for r in map(Requirement, dependencies.declared_requirements(dev=True))}
 LOCK = (ROOT / "requirements.lock").read_text()
 PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", LOCK, re.MULTILINE))
 PINS = {canonicalize_name(name): version for name, version in PINS.items()}
@@ -128,8 +128,8 @@ def test_conda_takes_the_same_list():
 
 
 def test_this_interpreter_has_what_is_needed():
-    assert dependencies.missing(dependencies.declared(dev=True)) == []
-    assert dependencies.missing(["no-such-package>=1", "pytest>=1"]) == ["no-such-package>=1"]
+    assert dependencies.find_missing(dependencies.declared_requirements(dev=True)) == []
+    assert dependencies.find_missing(["no-such-package>=1", "pytest>=1"]) == ["no-such-package>=1"]
 
 
 def make(*words: str, **environment: str) -> str:

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from helpers.comparison import compare, corrected, sign_flip_p, sign_patterns, subset_means
-from helpers.simulation import recall_items, simulate, ten_questions
+from helpers.evaluation.simulation import recall_items, simulate_procedure, ten_questions
+from helpers.evaluation.statistics import compare_paired, correct_holm, sign_flip_p, sign_patterns, subset_means
 
 EXPERIMENTS = 10_000
 ERROR = 2 * (0.025 * 0.975 / EXPERIMENTS) ** 0.5  # two standard errors of a share of 2.5 %
 
 
 def test_wolf_is_cried_rarely_and_seen_when_there():
-    rows = simulate(EXPERIMENTS)
+    rows = simulate_procedure(EXPERIMENTS)
     assert [(row["n"], row["clusters"]) for row in rows] == [(10, 10), (300, 120)]
     for row in rows:
         print(row)
@@ -33,7 +33,7 @@ def test_the_simulation_judges_as_compare_does(design):
         spread = np.repeat(total / design.sizes, design.sizes.astype(int))  # any split within a paper has the same p
         clusters = dict(enumerate(np.repeat(np.arange(len(design.sizes)), design.sizes.astype(int)).tolist()))
         shared = {"name": "x", "higher_is_better": True, "seed": 42, "clusters": clusters, "family": design.family}
-        c = corrected([compare(spread, np.zeros(len(spread)), **shared)], design.family)[0]
+        c = correct_holm([compare_paired(spread, np.zeros(len(spread)), **shared)], design.family)[0]
         assert c.p_value == pytest.approx(p, abs=1e-12)
         assert (c.verdict == "better") == (p <= design.level and total.sum() > 0)
         assert (c.low <= effect <= c.high) == (at_the_truth > 0.05)
@@ -52,4 +52,4 @@ def test_the_experiments_have_the_effect_and_the_spread_they_claim(design, effec
 def test_more_papers_show_smaller_effects():
     effects = [recall_items(papers).minimum_detectable_effect() for papers in (30, 120, 480)]
     assert effects == sorted(effects, reverse=True) and effects[0] < 0.25
-    assert simulate(50, seed=3, papers=30) == simulate(50, seed=3, papers=30)
+    assert simulate_procedure(50, seed=3, papers=30) == simulate_procedure(50, seed=3, papers=30)

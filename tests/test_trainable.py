@@ -7,8 +7,11 @@ import tiny
 import torch
 from transformers import Lfm2Config, Lfm2ForCausalLM, StableLmConfig, StableLmForCausalLM
 
-from helpers import attention, models, trainable
-from helpers.errors import CourseError
+from helpers.core.errors import CourseError
+from helpers.models import load
+from helpers.core import stage_of
+from helpers.training import attention
+from helpers.training import model as trainable
 
 SHAPE = {
     "vocab_size": 260,
@@ -26,14 +29,14 @@ def made(kind, config):
 
 
 def test_a_model_with_attention_only_reads_packed_rows(tmp_path):
-    model = models.load(tiny.write_model(tmp_path), "float32")
-    assert trainable.reads_packed(model, "auto", "float32") is model
+    model = load.load_model(tiny.write_model(tmp_path), "float32")
+    assert trainable.require_packed(model, "auto", "float32") is model
     assert model.config._attn_implementation == attention.ROW_BY_ROW
 
 
 def test_a_model_that_lacks_the_fastest_attention_gets_another(tmp_path):
-    model = trainable.reads_packed(made(StableLmForCausalLM, StableLmConfig(**SHAPE)), "auto", "float32")
-    assert model.config._attn_implementation in ("sdpa", "eager") and trainable.keeps_apart(model)
+    model = trainable.require_packed(made(StableLmForCausalLM, StableLmConfig(**SHAPE)), "auto", "float32")
+    assert model.config._attn_implementation in ("sdpa", "eager") and trainable.keeps_rows_apart(model)
 
 
 def test_a_model_whose_rows_see_each_other_is_refused_by_name():
@@ -41,20 +44,18 @@ def test_a_model_whose_rows_see_each_other_is_refused_by_name():
     kinds = ["conv", "full_attention"] * 2
     model = made(Lfm2ForCausalLM, Lfm2Config(**SHAPE, layer_types=kinds, conv_L_cache=3))
     with pytest.raises(CourseError, match="rows in one batch see each other in models of the kind lfm2"):
-        trainable.reads_packed(model, "auto", "float32")
+        trainable.require_packed(model, "auto", "float32")
 
 
 def test_an_attention_that_is_asked_for_is_the_only_one_tried(tmp_path):
-    model = models.load(tiny.write_model(tmp_path), "float32")
-    kept = trainable.reads_packed(model, "eager", "float32")
+    model = load.load_model(tiny.write_model(tmp_path), "float32")
+    kept = trainable.require_packed(model, "eager", "float32")
     assert kept.config._attn_implementation == "eager"
 
 
 def test_the_adapter_is_the_one_that_notebook_four_spells_out():
     """Started by accelerate, training must end in what the notebook finds done."""
     import nbformat
-
-    from helpers.stages import stage_of
 
     cells = nbformat.read(stage_of(4).notebook, 4).cells
     source = next(cell.source for cell in cells if "config = LoraConfig(" in cell.source)

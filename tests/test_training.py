@@ -16,9 +16,12 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from helpers import attention, changes, chat, checkpoints, examples, models, ranks, recipes, training, updates
-from helpers.errors import CourseError
-from helpers.paths import ROOT
+from helpers.core.errors import CourseError
+from helpers.core.paths import ROOT
+from helpers.models import chat_template, load
+from helpers.report import weight_changes
+from helpers.training import attention, batches, checkpoints, config, distributed, loop
+from helpers.training import step as updates_module
 from tests.sweeps import times
 
 KILLS = times(3, 100)
@@ -37,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer(folder):
-    return models.load_tokenizer(folder)
+    return load.load_tokenizer(folder)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def undisturbed(folder, tmp_path_factory):
 @pytest.fixture
 def often(monkeypatch):
     """A checkpoint after every update."""
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", -1)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1)
 
 
 def at_look(number, action):
@@ -80,17 +83,19 @@ def terminate():
 
 
 def batch_of(rows, tokenizer):
-    encoded = examples.encode(rows, tokenizer, 256)
-    return examples.collate(encoded, list(range(len(encoded))), "cpu")
+    encoded = batches.encode_rows(rows, tokenizer, 256)
+    return batches.collate_packed(encoded, list(range(len(encoded))), "cpu")
 
 
 @pytest.mark.parametrize("kind", [attention.ROW_BY_ROW, "sdpa"])
 def test_the_loss_is_the_plain_one_on_the_same_rows(folder, tokenizer, kind):
-    plain = models.load(folder, "float32")
-    loss, graded = updates.answer_loss(models.load(folder, "float32", kind), batch_of(tiny.ROWS, tokenizer))
+    plain = load.load_model(folder, "float32")
+    loss, graded = updates_module.answer_loss(
+        load.load_model(folder, "float32", kind), batch_of(tiny.ROWS, tokenizer)
+    )
     summed = 0.0
     for row in tiny.ROWS:
-        prompt = chat.prompt_ids(tokenizer, row["prompt"]) if row["prompt"] else []
+        prompt = chat_template.prompt_ids(tokenizer, row["prompt"]) if row["prompt"] else []
         answer = [*tokenizer(row["completion"], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
         labels = torch.tensor([[-100] * len(prompt) + answer])
         own = plain(input_ids=torch.tensor([prompt + answer]), labels=labels).loss.item()
@@ -103,7 +108,7 @@ def test_only_the_answer_has_labels(tokenizer):
     row = {"prompt": "What is lupus?", "completion": "A disease."}
     batch = batch_of([row, {"prompt": "", "completion": "Running text."}], tokenizer)
     labels, ids = batch["labels"][0], batch["input_ids"][0]
-    graded = labels != examples.IGNORED
+    graded = labels != batches.IGNORED
     assert tokenizer.decode(labels[graded]) == "A disease.<|im_end|>unning text.<|im_end|>"
     assert (labels[graded] == ids[graded]).all()
 
@@ -113,14 +118,14 @@ def test_rows_are_packed_without_padding_and_each_begins_anew(tokenizer):
     lengths = batch["cu_seq_lens_q"].diff().tolist()
     assert batch["input_ids"].shape == (1, sum(lengths)) and batch["max_length_q"] == max(lengths)
     assert batch["position_ids"][0].tolist() == [place for length in lengths for place in range(length)]
-    assert (batch["labels"][0, batch["cu_seq_lens_q"][:-1].long()] == examples.IGNORED).all(), (
+    assert (batch["labels"][0, batch["cu_seq_lens_q"][:-1].long()] == batches.IGNORED).all(), (
         "no row predicts the next"
     )
 
 
 @pytest.mark.parametrize("kind", [attention.ROW_BY_ROW, "sdpa", "eager"])
 def test_no_row_sees_another(folder, tokenizer, kind):
-    model = models.load(folder, "float32", kind)
+    model = load.load_model(folder, "float32", kind)
 
     def loss_by_token(rows, place):
         batch = batch_of(rows, tokenizer)
@@ -137,17 +142,19 @@ def test_no_row_sees_another(folder, tokenizer, kind):
 def test_long_rows_are_attended_to_as_short_ones_are(folder, tokenizer):
     """From a certain length on a CPU takes torch's fused kernel."""
     rows = [{"prompt": "", "completion": "long " * 70}, tiny.ROWS[1], {"prompt": "", "completion": "longer " * 60}]
-    encoded = examples.encode(rows, tokenizer, 512)
-    assert max(examples.lengths(encoded)) > attention.LONG
-    batch = examples.collate(encoded, [0, 1, 2], "cpu")
+    encoded = batches.encode_rows(rows, tokenizer, 512)
+    assert max(batches.row_lengths(encoded)) > attention.LONG
+    batch = batches.collate_packed(encoded, [0, 1, 2], "cpu")
     kinds = (attention.ROW_BY_ROW, "sdpa", "eager")
-    own, *others = (updates.answer_loss(models.load(folder, "float32", kind), batch)[0].item() for kind in kinds)
+    own, *others = (
+        updates_module.answer_loss(load.load_model(folder, "float32", kind), batch)[0].item() for kind in kinds
+    )
     assert others == pytest.approx([own, own], rel=1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_a_token_looks_back_only_and_no_further_than_the_window(window):
-    seen = attention.causal(6, window)[0, 0] == 0
+    seen = attention.causal_mask(6, window)[0, 0] == 0
     for token, row in enumerate(seen.tolist()):
         first = 0 if window is None else max(0, token - window + 1)
         assert row == [first <= place <= token for place in range(6)]
@@ -155,25 +162,25 @@ def test_a_token_looks_back_only_and_no_further_than_the_window(window):
 
 def test_only_what_predicts_the_answer_gets_a_gradient(tokenizer):
     batch = batch_of([tiny.ROWS[1]], tokenizer)
-    start, end = (batch["labels"][0] != examples.IGNORED).nonzero()[[0, -1], 0].tolist()
+    start, end = (batch["labels"][0] != batches.IGNORED).nonzero()[[0, -1], 0].tolist()
     logits = torch.randn(1, end + 1, len(tokenizer), requires_grad=True)
 
     class Given(torch.nn.Module):
         def forward(self, logits_to_keep, **_):
             return SimpleNamespace(logits=logits[:, logits_to_keep])
 
-    updates.answer_loss(Given(), batch)[0].backward()
+    updates_module.answer_loss(Given(), batch)[0].backward()
     touched = logits.grad[0].abs().sum(-1).nonzero().squeeze(1)
     assert touched.tolist() == list(range(start - 1, end))
 
 
 def test_long_rows_lose_their_end_and_rows_without_an_answer_drop_out(tokenizer):
-    prompt = chat.prompt_ids(tokenizer, "Why?")
+    prompt = chat_template.prompt_ids(tokenizer, "Why?")
     rows = [{"prompt": "Why?", "completion": "x" * 500}, {"prompt": "y" * 500, "completion": "Because."}]
-    kept = examples.encode(rows, tokenizer, len(prompt) + 3)
-    assert len(kept) == 1 and kept[0]["input_ids"][len(prompt) :] == chat.plain_ids(tokenizer, "xxx")
+    kept = batches.encode_rows(rows, tokenizer, len(prompt) + 3)
+    assert len(kept) == 1 and kept[0]["input_ids"][len(prompt) :] == chat_template.plain_ids(tokenizer, "xxx")
     with pytest.raises(CourseError, match=f"no training row has .* within MAX_SEQ_LENGTH={len(prompt)} tokens"):
-        examples.encode(rows, tokenizer, len(prompt))
+        batches.encode_rows(rows, tokenizer, len(prompt))
 
 
 # the schedule
@@ -183,7 +190,9 @@ SIZES = [10 + 7 * n % 30 for n in range(23)]
 
 
 def planned(**changes):
-    return examples.schedule(SIZES, **{"rows_per_update": 4, "epochs": 3, "token_budget": 10**9, "seed": 1} | changes)
+    return batches.schedule_updates(
+        SIZES, **{"rows_per_update": 4, "epochs": 3, "token_budget": 10**9, "seed": 1} | changes
+    )
 
 
 def test_every_row_is_read_once_an_epoch_in_an_order_of_its_own():
@@ -223,21 +232,21 @@ def test_general_text_gets_its_share_of_the_tokens_at_every_point(ratio):
 @pytest.mark.parametrize(("batch_size", "tokens"), [(2, 10**6), (4, 60), (3, 35), (1, 10**6), (5, 5)])
 def test_micro_batches_hold_every_row_once_and_keep_within_both_limits(batch_size, tokens):
     rows = [5, 3, 20, 11, 8]
-    groups = examples.micro_batches(rows, SIZES, batch_size, tokens)
+    groups = batches.split_micro_batches(rows, SIZES, batch_size, tokens)
     assert sorted(row for group in groups for row in group) == sorted(rows) and all(groups)
     assert max(map(len, groups)) <= batch_size
     assert all(len(group) == 1 or sum(SIZES[row] for row in group) <= tokens for group in groups)
 
 
 def test_micro_batches_are_even():
-    groups = examples.micro_batches(list(range(16)), SIZES, 8, 10**6)
+    groups = batches.split_micro_batches(list(range(16)), SIZES, 8, 10**6)
     sums = [sum(SIZES[row] for row in group) for group in groups]
     assert len(groups) == 2 and max(sums) - min(sums) <= min(SIZES)
 
 
 def test_the_rate_warms_up_and_falls_to_nothing():
     recipe = replace(tiny.RECIPE, warmup_share=0.2)
-    rates = [recipes.learning_rate(recipe, step, 20) for step in range(20)]
+    rates = [config.learning_rate_at(recipe, step, 20) for step in range(20)]
     assert rates[:4] == pytest.approx([1e-3 / 4, 2e-3 / 4, 3e-3 / 4, 1e-3])
     assert rates[4] == max(rates) and rates[4:] == sorted(rates[4:], reverse=True) and 0 < rates[-1] < 2e-5
 
@@ -266,7 +275,7 @@ def test_checkpointing_goes_with_an_adapters_dropout_in_sixteen_bits(folder, tmp
 
 def test_settings_become_a_recipe():
     settings = tiny.resolve(QLORA_LR=3e-4, FULL_LR=2e-5, FULL_EPOCHS=7, GRADIENT_CHECKPOINTING="on", DTYPE="float32")
-    qlora, full = (recipes.recipe(settings, method) for method in METHODS)
+    qlora, full = (config.train_config(settings, method) for method in METHODS)
     assert (qlora.learning_rate, full.learning_rate, full.epochs) == (3e-4, 2e-5, 7)
     assert qlora.checkpointing and qlora.dtype == "float32" and qlora.method == "qlora"
 
@@ -296,13 +305,13 @@ def test_a_result_has_no_pickle_and_no_path_of_this_machine(folder, undisturbed)
 def test_a_result_loads_and_speaks_as_it_was_trained(folder, tokenizer, tmp_path, method):
     history = tiny.fit(method, folder, tmp_path, dtype="float32")
     if method == "qlora":
-        base = models.load(folder, "nf4", dtype="float32")
-        model = models.load_adapter(base, tmp_path / "out")
+        base = load.load_model(folder, "nf4", dtype="float32")
+        model = load.load_adapter(base, tmp_path / "out")
         assert isinstance(model, PeftModel)
     else:
-        model = models.load(tmp_path / "out", "float32")
-    rows = examples.encode(tiny.ROWS, tokenizer, 256).select(range(3))
-    assert updates.evaluate(model, rows, tiny.RECIPE) == pytest.approx(history.held_out[-1]["loss"])
+        model = load.load_model(tmp_path / "out", "float32")
+    rows = batches.encode_rows(tiny.ROWS, tokenizer, 256).select(range(3))
+    assert updates_module.evaluate_loss(model, rows, tiny.RECIPE) == pytest.approx(history.held_out[-1]["loss"])
 
 
 def start(method, folder, place):
@@ -315,7 +324,7 @@ def start(method, folder, place):
 
 
 def two_checkpoints(process, place):
-    while process.is_alive() and len(checkpoints.steps(place / "work")) < 2:
+    while process.is_alive() and len(checkpoints.list_checkpoints(place / "work")) < 2:
         time.sleep(0.002)
 
 
@@ -352,7 +361,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(folder, tmp_path, undist
 def test_a_crash_mid_epoch_goes_on_from_the_last_checkpoint(folder, tmp_path, undisturbed, often, method, capsys):
     with pytest.raises(Crash):
         tiny.fit(method, folder, tmp_path, show=at_look(4, crash), **LONG)
-    assert checkpoints.steps(tmp_path / "work")[0].name == "step-000008"
+    assert checkpoints.list_checkpoints(tmp_path / "work")[0].name == "step-000008"
     seen = []
     tiny.fit(method, folder, tmp_path, show=lambda history, total: seen.append(len(history.updates)), **LONG)
     assert "going on after update 8, from a checkpoint in" in capsys.readouterr().out
@@ -365,7 +374,7 @@ def test_a_request_to_stop_saves_and_says_so(folder, tmp_path, undisturbed):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt, match="stopped after update 4; run again to go on from there"):
         tiny.fit("full", folder, tmp_path, show=at_look(2, terminate), **LONG)
-    assert [path.name for path in checkpoints.steps(tmp_path / "work")] == ["step-000004"]
+    assert [path.name for path in checkpoints.list_checkpoints(tmp_path / "work")] == ["step-000004"]
     assert signal.getsignal(signal.SIGTERM) is before
     tiny.fit("full", folder, tmp_path, **LONG)
     assert tiny.contents(tmp_path / "out") == undisturbed["full"][1]
@@ -380,7 +389,7 @@ def test_a_request_to_stop_at_the_very_end_is_heard_and_loses_nothing(folder, tm
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(folder, tmp_path, undisturbed, often, capsys):
     with pytest.raises(Crash):
         tiny.fit("qlora", folder, tmp_path, show=at_look(4, crash), **LONG)
-    newest = checkpoints.steps(tmp_path / "work")[0] / "state.safetensors"
+    newest = checkpoints.list_checkpoints(tmp_path / "work")[0] / "state.safetensors"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
@@ -401,8 +410,8 @@ def test_another_trainings_checkpoint_is_not_used(folder, tmp_path, often, capsy
 @pytest.fixture
 def taken(monkeypatch):
     """The steps that were really trained."""
-    steps, update = [], training.update
-    monkeypatch.setattr(training, "update", lambda *args: steps.append(args[6]) or update(*args))
+    steps, update = [], loop.update
+    monkeypatch.setattr(loop, "update", lambda *args: steps.append(args[6]) or update(*args))
     return steps
 
 
@@ -462,14 +471,14 @@ RISING = {0: 3.0, 3: 2.0, 5: 1.0, 8: 1.5, 11: 1.6, 13: 0.5, 16: 0.5}  # the loss
 @pytest.fixture
 def looks(monkeypatch):
     """Lets looks see RISING; {step: the weights then}."""
-    seen, real = {}, training.Run.look
+    seen, real = {}, loop.TrainingRun.look
 
     def look(run, step):
         seen[step] = {name: weight.detach().clone() for name, weight in run.weights.items()}
-        monkeypatch.setattr(training, "evaluate", lambda *_: RISING[step])
+        monkeypatch.setattr(loop, "evaluate", lambda *_: RISING[step])
         real(run, step)
 
-    monkeypatch.setattr(training.Run, "look", look)
+    monkeypatch.setattr(loop.TrainingRun, "look", look)
     return seen
 
 
@@ -513,15 +522,17 @@ def test_early_stopping_survives_a_crash_and_a_damaged_best(folder, tmp_path, lo
 def steps_of(weights, arithmetic, count=2):
     """(mean size of a weight's change, share of weights that stayed) after a few updates of the embedded model."""
     tokenizer = tiny.embedded_tokenizer()
-    rows = examples.encode(tiny.ROWS, tokenizer, 256)
+    rows = batches.encode_rows(tiny.ROWS, tokenizer, 256)
     recipe = replace(tiny.RECIPE, learning_rate=1e-5, dtype=arithmetic)
-    model = models.load(tiny.embedded(), weights).requires_grad_(True)
+    model = load.load_model(tiny.embedded(), weights).requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0, fused=True)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     for step in range(count):
-        updates.update(model, rows, [[step, step + 5]], recipe, optimizer, scaler, step, count, ranks.Ranks())
+        updates_module.train_step(
+            model, rows, [[step, step + 5]], recipe, optimizer, scaler, step, count, distributed.Ranks()
+        )
     moved = stayed = total = 0
-    with changes.Weights(tiny.embedded()) as before, torch.no_grad():
+    with weight_changes.Weights(tiny.embedded()) as before, torch.no_grad():
         for name, weight in model.named_parameters():
             change = weight.float() - before.get(name).to(weight.dtype).float()
             total += change.numel()

@@ -11,10 +11,13 @@ from functools import cache
 
 import pytest
 
-from helpers import control, order, settings
-from helpers.errors import GUIDE, CourseError
-from helpers.paths import ROOT
-from helpers.stages import STAGES, code_cells
+from helpers.control import control
+from helpers.core import settings
+from helpers.core.errors import GUIDE, CourseError
+from helpers.core.paths import ROOT
+from helpers.pipeline import order
+from helpers.core import STAGES
+from helpers.pipeline.stages import code_cells
 
 PARTS = ("Symptom", "Check", "Fix")
 ENTRY = re.compile(r"^### (?P<title>.+)\n\n" + "".join(rf"- \*\*{p}:\*\* (?P<{p}>.+)\n" for p in PARTS), re.M)
@@ -155,11 +158,11 @@ def test_make_lines_are_understood(line):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     words = [word for word in words if not word.startswith("PYTHON=")]
     if target == "control":
-        control.read(words)
+        control.read_command(words)
     elif target in ("serve", "export"):
-        settings.load(dict(word.split("=") for word in words), environment={"ENV_FILE": ""})
+        settings.load_settings(dict(word.split("=") for word in words), environment={"ENV_FILE": ""})
     else:
-        settings.load(order.read_order(words, {}).values, environment={"ENV_FILE": ""})
+        settings.load_settings(order.read_order(words, {}).values, environment={"ENV_FILE": ""})
 
 
 @pytest.mark.parametrize("command", checks())

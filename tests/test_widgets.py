@@ -7,10 +7,14 @@ from IPython.display import HTML
 from lxml import html
 from transformers.utils import logging
 
-from helpers import chat, exam, files, harvest, widgets
-from helpers.papers import Paper
-from helpers.paths import Folders
-from helpers.scores import score
+from helpers.core import io
+from helpers.core.paths import Folders
+from helpers.evaluation import run
+from helpers.evaluation.scores import score_run
+from helpers.models import chat_template
+from helpers.papers import collect
+from helpers.papers.paper import Paper
+from helpers.report import widgets
 from tests import experiment
 
 logging.disable_progress_bar()
@@ -48,30 +52,28 @@ def session(tmp_path, monkeypatch):
     for name in ("models", "reports"):
         monkeypatch.setattr(Folders, name, tmp_path / name)
     resolved = tiny.resolve(MODEL_NAME="tester/tiny", DTYPE="float32", RUN="w")
-    monkeypatch.setattr(exam, "base_model", lambda name: base)
+    monkeypatch.setattr(run, "base_model", lambda name: base)
     monkeypatch.setattr("helpers.paths.base_model", lambda name: base)
     tiny.fit("qlora", base, tmp_path, out=folders.model("qlora"))
     tiny.fit("full", base, tmp_path, out=folders.model("full"))
-    for number, which in exam.EXAMS.items():
+    for number, which in run.EXAMS.items():
         settings = {"MODEL_NAME": "tester/tiny", "DTYPE": "float32", "ATTENTION": "auto", "WHICH": which}
-        stage = exam.stage_of(number)
-        files.write_json(
-            stage.receipt(folders), {"stage": stage.name, "status": "done", "key": {"settings": settings}}
-        )
+        stage = run.stage_of(number)
+        io.write_json(stage.receipt(folders), {"stage": stage.name, "status": "done", "key": {"settings": settings}})
     for row in ("base_4bit", "qlora", "full"):
-        files.write_json(folders.results(row), [{"question": "What is lupus?", "response": f"{row} says {EVIL}"}])
+        io.write_json(folders.results(row), [{"question": "What is lupus?", "response": f"{row} says {EVIL}"}])
 
     class Opened:
         settings, loaded = resolved, []
 
     Opened.folders = folders
-    load = exam.models.load
+    load = run.models.load
 
     def watched(place, *how):
         Opened.loaded.append(place)
         return load(place, *how)
 
-    monkeypatch.setattr(exam.models, "load", watched)
+    monkeypatch.setattr(run.models, "load", watched)
     return Opened
 
 
@@ -88,8 +90,8 @@ def test_three_models_answer_side_by_side_and_each_is_loaded_once(session):
 
 def test_the_answers_are_those_of_the_models(session):
     shown = ask(widgets.ask_all(session, max_new_tokens=6), "Which antibody?").value
-    who = exam.Candidate("qlora", session.settings, session.folders, tiny.byte_tokenizer())
-    expected = [widgets.reply(who, row, "Which antibody?", 6) for row in ("base_4bit", "qlora")]
+    who = run.Candidate("qlora", session.settings, session.folders, tiny.byte_tokenizer())
+    expected = [widgets.ask_candidate(who, row, "Which antibody?", 6) for row in ("base_4bit", "qlora")]
     cells = [cell.text_content() for cell in html.fromstring(f"<div>{shown}</div>").xpath("//td")]
     assert [cell.strip() for cell in cells[:2]] == [answer.strip() for answer in expected]
 
@@ -115,13 +117,13 @@ def test_a_missing_or_damaged_model_is_one_line_and_the_box_goes_on(session, mon
     assert "not the file that was saved" in text_of(ask(made, "Why?"))
     damaged.write_bytes(whole)
     assert "full fine-tune" in text_of(ask(made, "Why?"))
-    monkeypatch.setattr(widgets, "reply", lambda *_: 1 / 0)
+    monkeypatch.setattr(widgets, "ask_candidate", lambda *_: 1 / 0)
     assert "that did not work: ZeroDivisionError" in text_of(ask(made, "Why?"))
 
 
 def test_a_skipped_model_is_left_out(session, monkeypatch):
-    receipt = exam.stage_of(7).receipt(session.folders)
-    files.write_json(receipt, files.read_json(receipt) | {"status": "skipped", "reason": "it does not fit"})
+    receipt = run.stage_of(7).receipt(session.folders)
+    io.write_json(receipt, io.read_json(receipt) | {"status": "skipped", "reason": "it does not fit"})
     assert "full fine-tune" not in text_of(ask(widgets.ask_all(session, 2), "Why?"))
     in_a_page(monkeypatch)
     assert "full" not in text_of(widgets.ask_all(session))
@@ -137,21 +139,19 @@ def test_a_page_shows_the_saved_answers_side_by_side(session, monkeypatch):
 
 
 def test_a_question_box_shows_the_candidates_own_answer(session, monkeypatch):
-    who = exam.Candidate("full", session.settings, session.folders, tiny.byte_tokenizer())
+    who = run.Candidate("full", session.settings, session.folders, tiny.byte_tokenizer())
     assert "full fine-tune" in text_of(ask(widgets.question_box(who, 2), "Why?"))
     in_a_page(monkeypatch)
     assert "full says" in text_of(widgets.question_box(who))
     session.folders.results("full").unlink()
     assert "For example" not in text_of(widgets.question_box(who))
-    assert "no such model" in text_of(
-        widgets.question_box(exam.Candidate("full", None, None, None, absent="skipped"))
-    )
+    assert "no such model" in text_of(widgets.question_box(run.Candidate("full", None, None, None, absent="skipped")))
 
 
 def test_the_browser_shows_any_question_and_in_a_page_the_first(monkeypatch):
     answers, items = experiment.evidence(0.4, papers=12)
     answers = {row: [one | {"response": one["response"] + EVIL} for one in said] for row, said in answers.items()}
-    scores = score(answers, experiment.ASKED, items, seed=42)
+    scores = score_run(answers, experiment.ASKED, items, seed=42)
     menu, shown = widgets.answer_browser(scores, experiment.ASKED, answers).children
     before = shown.value
     menu.value = experiment.ASKED[3]["id"]
@@ -173,13 +173,13 @@ def test_a_query_is_tried_on_the_papers_kept(monkeypatch):
     made = widgets.query_box(None, kept, online=False)
     assert "1 of the 2 papers kept" in text_of(ask(made, "nephritis[ti]"))
     assert "→" in text_of(ask(made, "((("))
-    monkeypatch.setattr(harvest, "count", lambda settings, query: 12345)
+    monkeypatch.setattr(collect, "count_hits", lambda settings, query: 12345)
     assert "12,345 records in PubMed" in text_of(ask(widgets.query_box(None, kept, online=True), "lupus"))
     in_a_page(monkeypatch)
-    monkeypatch.setattr(harvest, "count", None)  # a page asks nobody
+    monkeypatch.setattr(collect, "count_hits", None)  # a page asks nobody
     assert "1 of the 2 papers kept" in text_of(widgets.query_box(None, kept, online=True))
 
 
 def test_no_thought_of_a_model_is_taken_for_its_answer(session, monkeypatch):
-    monkeypatch.setattr(chat, "split_thinking", lambda text, opened: ("thought", "answer"))
+    monkeypatch.setattr(chat_template, "split_thinking", lambda text, opened: ("thought", "answer"))
     assert "thought" not in text_of(ask(widgets.ask_all(session, 2), "Why?"))

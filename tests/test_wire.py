@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from Bio import Entrez
 
-from helpers import eutils, ledger, wire
-from helpers.pace import Clock, Pace, Stopped
+from helpers.papers import http, pubmed_api, response_cache
+from helpers.papers.rate_limit import Clock, Pace, Stopped
 from tests.loopback import hurried, load
 from tests.sweeps import times
 
@@ -46,7 +46,7 @@ class VirtualClock:
 def ask_for_long(clock: VirtualClock, me: int, folder: Path, n: int, seed: int, results) -> None:
     """`n` requests of one process to a server that is slow, fails, and asks for pauses."""
     clock.me, rng, starts, pauses = me, random.Random(seed + me), [], []
-    host = wire.Host("https://example.org/", 0.34, clock, reached=True)
+    host = http.Host("https://example.org/", 0.34, clock, reached=True)
 
     def attempt() -> bytes:
         starts.append(clock.time())
@@ -55,9 +55,9 @@ def ask_for_long(clock: VirtualClock, me: int, folder: Path, n: int, seed: int, 
         if luck < 0.03:
             asked = rng.choice([0.5, 1, 7, 30])
             pauses.append((clock.time(), asked))
-            raise wire.Transient("HTTP 429", asked)
+            raise http.Transient("HTTP 429", asked)
         if luck < 0.06:
-            raise wire.Transient("HTTP 500")
+            raise http.Transient("HTTP 500")
         return b""
 
     with hurried(folder, budget=1e9, longest_wait=60.0, tries=1_000, backoff=1.0):
@@ -104,12 +104,12 @@ def test_requests_are_paced_across_threads(tmp_path):
 
 def test_loopback_is_not_paced_but_a_pause_is_kept(tmp_path):
     with hurried(tmp_path):
-        host = wire.Host("http://127.0.0.1:1/", 3.0)
+        host = http.Host("http://127.0.0.1:1/", 3.0)
         began = time.time()
         assert host.pace.wait() <= host.pace.wait() < began + 1
-        assert wire.Host("https://example.org/", 3.0).pace.interval == 3.0
+        assert http.Host("https://example.org/", 3.0).pace.interval == 3.0
         host.pace.hold(0.2)
-        assert wire.Host("http://127.0.0.1:1/", 3.0).pace.wait() >= began + 0.2
+        assert http.Host("http://127.0.0.1:1/", 3.0).pace.wait() >= began + 0.2
 
 
 def test_a_clock_set_back_or_a_damaged_file_stops_nobody(tmp_path):
@@ -147,13 +147,13 @@ def test_a_stopped_clock_wakes_every_sleeper(tmp_path):
     assert len(ends) == 5 and max(ends) - began < 1
 
 
-def fetch(server, folder: Path, n: int, **values: object) -> eutils.PubMed:
+def fetch(server, folder: Path, n: int, **values: object) -> pubmed_api.PubMedClient:
     """`n` synthetic records fetched one by one, each request at the pace of the public server."""
     record = "<PubmedArticle><MedlineCitation><PMID>{}</PMID><Article/></MedlineCitation></PubmedArticle>"
     server.records = {str(pmid): record.format(pmid) for pmid in range(1, n + 1)}
-    client = eutils.PubMed(load(server, **values), ledger.Ledger(folder / "raw.jsonl"))
+    client = pubmed_api.PubMedClient(load(server, **values), response_cache.Ledger(folder / "raw.jsonl"))
     client.host.pace = Pace("paced", client.host.interval, client.host.clock)
-    client.fetch(eutils.cut(server.records))
+    client.fetch(pubmed_api.cut_history(server.records))
     return client
 
 
@@ -174,14 +174,14 @@ def test_slow_answers_do_not_slow_the_harvest(server, tmp_path, limit, key, n):
 @pytest.mark.parametrize("fault", ["429 seconds", "429 date"])
 def test_retry_after_is_obeyed(server, tmp_path, part, fault):
     server.plan = [f"{part}:{fault}"]
-    client = eutils.PubMed(load(server), ledger.Ledger(tmp_path / "raw.jsonl"))
+    client = pubmed_api.PubMedClient(load(server), response_cache.Ledger(tmp_path / "raw.jsonl"))
     client.fetch(client.search("anything", 100))
     at = [when for when, _, _ in server.asked(part)]
     assert server.plan == [] and max(at) - min(at) >= 1.0
 
 
 def test_a_retry_after_is_seconds_or_a_date():
-    host = wire.Host("https://example.org/", 1.0)
+    host = http.Host("https://example.org/", 1.0)
     assert host.seconds_until("120") == 120 and host.seconds_until(" 0.5 ") == 0.5
     assert 58 < host.seconds_until(formatdate(time.time() + 60, usegmt=True)) <= 60
     assert host.seconds_until(formatdate(time.time() - 60, usegmt=True)) == 0
@@ -197,8 +197,8 @@ def persisting(tmp_path: Path, attempt, **patience: object) -> tuple[list[float]
         called.append(clock.now)
         return attempt(len(called))
 
-    with hurried(tmp_path, **patience), pytest.raises(wire.Transient) as caught:
-        wire.Host("http://127.0.0.1:9/", 1.0, clock, reached=True).persist(counted)
+    with hurried(tmp_path, **patience), pytest.raises(http.Transient) as caught:
+        http.Host("http://127.0.0.1:9/", 1.0, clock, reached=True).persist(counted)
     return called, caught.value
 
 
@@ -215,7 +215,7 @@ class Idle:
 
 def test_retries_back_off_with_jitter_within_their_budget(tmp_path):
     def fail(_: int) -> bytes:
-        raise wire.Transient("HTTP 500")
+        raise http.Transient("HTTP 500")
 
     called, error = persisting(tmp_path / "a", fail, tries=7, backoff=1.0, longest_wait=10.0, budget=1e6)
     waits = [after - before for before, after in pairwise(called)]
@@ -227,7 +227,7 @@ def test_retries_back_off_with_jitter_within_their_budget(tmp_path):
     assert 15 < called[-1] - called[0] <= 30
 
     def ask(_: int) -> bytes:
-        raise wire.Transient("HTTP 429", 20)
+        raise http.Transient("HTTP 429", 20)
 
     called, _ = persisting(tmp_path / "c", ask, tries=100, longest_wait=60.0, budget=50.0)
     assert [round(after - before, 3) for before, after in pairwise(called)] == [20, 20]
@@ -252,23 +252,25 @@ def test_an_answer_that_only_drips_is_given_up(tmp_path):
     with hurried(tmp_path, whole=0.5), socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=drip, args=(listener,), daemon=True).start()
         url, began = f"http://127.0.0.1:{listener.getsockname()[1]}/", time.monotonic()
-        with pytest.raises(wire.Transient, match="not whole after"):
-            wire.Host(url, 0.0, reached=True).request("GET", url)
+        with pytest.raises(http.Transient, match="not whole after"):
+            http.Host(url, 0.0, reached=True).request("GET", url)
         assert 0.4 < time.monotonic() - began < 3
 
 
 def test_biopython_builds_the_request_and_nothing_else():
     opener = Entrez._open
-    request = eutils.built(Entrez.efetch, db="pubmed", id="1,2", retmode="xml", api_key="key", email="e@x.org")
+    request = pubmed_api.build_request(
+        Entrez.efetch, db="pubmed", id="1,2", retmode="xml", api_key="key", email="e@x.org"
+    )
     assert Entrez._open is opener
-    assert request.full_url.startswith(eutils.NCBI + "/efetch.fcgi") and "id=1%2C2" in request.full_url
-    long = eutils.built(Entrez.esearch, db="pubmed", term="x" * 2_000)
-    assert long.full_url == eutils.NCBI + "/esearch.fcgi" and b"x" * 2_000 in long.data
+    assert request.full_url.startswith(pubmed_api.NCBI + "/efetch.fcgi") and "id=1%2C2" in request.full_url
+    long = pubmed_api.build_request(Entrez.esearch, db="pubmed", term="x" * 2_000)
+    assert long.full_url == pubmed_api.NCBI + "/esearch.fcgi" and b"x" * 2_000 in long.data
 
 
 def test_answers_of_many_threads_are_all_in_the_ledger(tmp_path):
     with hurried(tmp_path):
-        book = ledger.Ledger(tmp_path / "raw.jsonl")
+        book = response_cache.Ledger(tmp_path / "raw.jsonl")
         (tmp_path / "raw.jsonl").write_bytes(b'{"key": "torn by a k')
 
         def write(me: int) -> None:
@@ -278,7 +280,7 @@ def test_answers_of_many_threads_are_all_in_the_ledger(tmp_path):
         workers = [threading.Thread(target=write, args=(me,)) for me in range(6)]
         [worker.start() for worker in workers]
         [worker.join() for worker in workers]
-        for reader in (book, ledger.Ledger(tmp_path / "raw.jsonl")):
+        for reader in (book, response_cache.Ledger(tmp_path / "raw.jsonl")):
             for me in range(6):
                 for number in range(20):
                     assert reader.get({"me": me, "number": number})[0] == f"{me} {number} é\0".encode() * 500

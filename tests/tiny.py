@@ -14,8 +14,11 @@ import torch
 from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from helpers import examples, models, paths, recipes, settings, trainable, training, weights
-from helpers.paths import ROOT, base_model
+from helpers.core import paths, settings
+from helpers.core.paths import ROOT, base_model_folder
+from helpers.models import download, load
+from helpers.training import batches, loop, model
+from helpers.training import config as recipes
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -30,7 +33,7 @@ ROWS = [
     }
     for n in range(14)
 ]
-RECIPE = recipes.Recipe("full", 2, 2, 2, 1e-3, 10**6, 256, 1, "float32", False)
+RECIPE = recipes.TrainConfig("full", 2, 2, 2, 1e-3, 10**6, 256, 1, "float32", False)
 LORA = {"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": "all-linear"}
 BASE = {"id": "tester/tiny", "source": "a test", "revision": "0" * 40, "licence": "none"}
 
@@ -38,13 +41,13 @@ BASE = {"id": "tester/tiny", "source": "a test", "revision": "0" * 40, "licence"
 @cache
 def embedded():
     """The folder of the real embedded model, fetched as stage 1 does."""
-    weights.fetch(SimpleNamespace(MODEL_NAME=weights.EMBEDDED, MODEL_REVISION=None))
-    return base_model(weights.EMBEDDED)
+    download.fetch_model(SimpleNamespace(MODEL_NAME=download.EMBEDDED, MODEL_REVISION=None))
+    return base_model_folder(download.EMBEDDED)
 
 
 @cache
 def embedded_tokenizer():
-    return models.load_tokenizer(embedded())
+    return load.load_tokenizer(embedded())
 
 
 def byte_tokenizer(template=CHATML):
@@ -82,7 +85,7 @@ def write_model(folder, manifest=True):
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if manifest:
-        weights.manifest_of(folder, **BASE)
+        download.manifest_of(folder, **BASE)
     return folder
 
 
@@ -94,18 +97,18 @@ def contents(folder):
 def model_for(method, folder, seed=1):
     """What notebooks 4 and 6 train: NF4 and an adapter, or every weight in float32."""
     if method == "full":
-        return models.load(folder, "float32").requires_grad_(True)
-    return trainable.add_adapter(models.load(folder, "nf4", dtype="float32"), LoraConfig(**LORA), seed)
+        return load.load_model(folder, "float32").requires_grad_(True)
+    return model.add_adapter(load.load_model(folder, "nf4", dtype="float32"), LoraConfig(**LORA), seed)
 
 
 def fit(method, folder, place, *, out=None, show=lambda history, total: None, identity="test", **recipe):
     """Train the tiny model in `folder`; the result in `place`/out unless `out` says where, work in `place`/work."""
-    tokenizer = models.load_tokenizer(folder)
+    tokenizer = load.load_tokenizer(folder)
     wanted = replace(RECIPE, method=method, **recipe)
-    rows = examples.encode(ROWS, tokenizer, wanted.max_length)
-    return training.fit(
+    rows = batches.encode_rows(ROWS, tokenizer, wanted.max_length)
+    return loop.train_model(
         model_for(method, folder),
-        training.Reading(rows, held_out=rows.select(range(3)), guard=rows.select(range(3, 5))),
+        loop.TrainData(rows, held_out=rows.select(range(3)), guard=rows.select(range(3, 5))),
         wanted,
         tokenizer,
         identity=identity,
@@ -144,16 +147,16 @@ def processes():
 
 def fit_with_checkpoints(method, folder, place, **recipe):
     """`fit`, with a checkpoint after every update; for a process of its own that may be killed."""
-    training.SECONDS_BETWEEN_CHECKPOINTS = -1
+    loop.SECONDS_BETWEEN_CHECKPOINTS = -1
     fit(method, folder, place, **recipe)
 
 
 def fetch(folder, values):
     """Stage 1's fetch into `folder`; for a process of its own."""
     paths.BASE_MODELS = folder
-    weights.fetch(resolve(**values))
+    download.fetch_model(resolve(**values))
 
 
 def resolve(**values):
     """Settings of profile smoke with these values."""
-    return settings.load(values, environment={"PROFILE": "smoke", "ENV_FILE": ""})[0]
+    return settings.load_settings(values, environment={"PROFILE": "smoke", "ENV_FILE": ""})[0]

@@ -5,7 +5,7 @@ import random
 import re
 from typing import NamedTuple
 
-from helpers.paths import SAMPLE
+from helpers.core.paths import SAMPLE
 from tests.test_golden import ARXIV, PUBMED
 
 RECORD = re.compile(r"^  <(Pubmed(?:Book)?Article|DeleteCitation|entry)>.*?</\1>\n?", re.MULTILINE | re.DOTALL)

@@ -1,0 +1,1 @@
+"""The positive control: invented facts taught by this training and asked by this scorer."""

@@ -1,0 +1,66 @@
+"""What a stage is doing right now: a line in the notebook, and a file the runner's table reads."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from IPython.display import DisplayHandle, Markdown
+
+FILE_VARIABLE = "COURSE_PROGRESS_FILE"
+
+
+def report_progress(doing: str, done: float = 0, total: float = 0) -> None:
+    """Tell the runner, if one is listening, what is being done and how far it has come."""
+    if name := os.environ.get(FILE_VARIABLE):
+        path = Path(name)
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps({"doing": doing, "done": done, "total": total, "at": time.time()}))
+        temporary.replace(path)
+
+
+class ProgressLine:
+    """One line of a notebook's output that is rewritten in place, at most twice a second."""
+
+    def __init__(self) -> None:
+        self.handle = DisplayHandle()
+        self.started = self.shown = self.first = 0.0
+
+    def show(self, doing: str, done: float, total: float, note: str = "") -> None:
+        """Redraw: what, a bar, done of total, elapsed and remaining time, and `note`.
+
+        The time that remains is told from what was done since the first call: what was resumed took none.
+        """
+        now = time.monotonic()
+        if not self.started:
+            self.started, self.first = now, done
+        if done < total and now - self.shown < 0.5:
+            return
+        share = done / total if total else 1.0
+        elapsed = now - self.started
+        left = (
+            f", {format_clock(elapsed * (total - done) / (done - self.first))} left"
+            if self.first < done < total
+            else ""
+        )
+        bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
+        line = Markdown(
+            f"{doing} `{bar}` {done:,.0f} of {total:,.0f} · {format_clock(elapsed)}{left} {note}".rstrip()
+        )
+        if self.shown:
+            self.handle.update(line)
+        else:
+            self.handle.display(line)
+        self.shown = now
+        report_progress(doing, done, total)
+
+
+def format_clock(seconds: float) -> str:
+    """75 → "1:15"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
+def is_forced() -> bool:
+    """Whether the runner was told to do this stage's work anew (FORCE)."""
+    return os.environ.get("COURSE_FORCE") == "1"

@@ -1,0 +1,69 @@
+"""Training in several processes: `accelerate launch --config_file … -m helpers.training STAGES=4`.
+
+Same stages, settings and results as the notebooks: notebook 4 or 6, run afterwards, finds the training done.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+
+from helpers.core import CourseError, stage_of
+from helpers.evaluation import preregister
+from helpers.pipeline.order import read_order
+from helpers.pipeline.session import begin
+from helpers.pipeline.stages import parameters_of
+from helpers.training import (
+    Ranks,
+    adapter_config,
+    add_adapter,
+    load_frozen,
+    load_trainable,
+    planned_rows,
+    prepare_finetuning,
+    run_finetuning,
+)
+
+METHODS = {(4,): "qlora", (6,): "full"}
+
+
+def main() -> None:
+    """Train as the command line says; an error of the user's ends in two lines."""
+    try:
+        train(sys.argv[1:])
+    except CourseError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(130)
+
+
+def train(words: Iterable[str]) -> None:
+    """Train as stage 4 or 6 would with these `NAME=value` words.
+
+    Raises CourseError for any other stage, and where the training is declined.
+    """
+    asked = read_order(words, os.environ)
+    if asked.stages not in METHODS:
+        raise CourseError("one training at a time", "say STAGES=4 for the adapter or STAGES=6 for all weights")
+    ranks = Ranks()  # gives each process a GPU of its own, before anything is loaded
+    os.environ.update(asked.values)
+    os.environ["COURSE_FORCE"] = str(int(bool(asked.forced)))
+    stage = stage_of(asked.stages[0])
+    job = prepare_finetuning(begin(stage.name, parameters_of(stage)).run, METHODS[asked.stages])
+    if job.declined:
+        raise CourseError(
+            job.declined,
+            "several GPUs share the weights among them: say FULL_FINETUNE=on",
+            "full-fine-tuning-is-skipped",
+        )
+    if stage.number == 6:
+        model = load_trainable(job)
+    else:
+        knobs = job.run.settings
+        model = add_adapter(load_frozen(job), adapter_config(knobs), knobs.SEED)
+    run_finetuning(job, model, declared=preregister(job.run, planned_rows(job))["hash"])
+    ranks.part()
+
+
+if __name__ == "__main__":
+    main()
