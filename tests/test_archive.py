@@ -179,7 +179,7 @@ def children(pid: int) -> list[int]:
             words = status.read_bytes().decode().split("\0")
         except OSError:
             continue
-        if "helpers.bulk" in words and words[-2] == str(pid):
+        if "helpers.papers.bulk" in words and words[-2] == str(pid):
             found.append(int(status.parent.name))
     return found
 

@@ -219,7 +219,7 @@ def course(tmp_path_factory) -> Path:
 
 def run(root: Path, stages: str) -> str:
     """What the runner says; it must succeed."""
-    line = [sys.executable, "-m", "helpers.runner", f"STAGES={stages}", *(f"{n}={v}" for n, v in SETTINGS.items())]
+    line = [sys.executable, "-m", "helpers", "pipeline", f"STAGES={stages}", *(f"{n}={v}" for n, v in SETTINGS.items())]
     done = subprocess.run(line, cwd=root, env=os.environ, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout

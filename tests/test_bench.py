@@ -34,7 +34,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "BASE_MODELS", tmp_path / "base")
     monkeypatch.setattr(Folders, "data", tmp_path / "data")
     monkeypatch.setattr(Folders, "reports", tmp_path / "reports")
-    monkeypatch.setattr("helpers.weights.fetch", lambda settings: None)
+    monkeypatch.setattr("helpers.bench.bench.fetch_model", lambda settings: None)
     tiny.write_model(base_model_folder("tiny"))
     named = {"source": "PubMed", "title": ""}
     rows = [{**row, **named, "text": as_text(row["prompt"], row["completion"])} for row in tiny.ROWS]
@@ -233,9 +233,9 @@ def test_sides_take_turns_and_finished_repeats_are_kept(place, counted):
 def test_a_run_in_its_own_process(place, monkeypatch):
     io.write_json(bench.input_file(Folders("")), inputs.bench_inputs(resolved(), Folders("")))
     program = (
-        "import sys; from pathlib import Path; from helpers import paths; place = Path(sys.argv.pop(1))\n"
+        "import sys; from pathlib import Path; from helpers.core import paths; place = Path(sys.argv.pop(1))\n"
         "paths.BASE_MODELS = place / 'base'; paths.Folders.reports = place / 'reports'\n"
-        "from helpers import bench; sys.exit(bench.main(sys.argv[1:]))"
+        "from helpers.bench import bench; sys.exit(bench.main(sys.argv[1:]))"
     )
     monkeypatch.setattr(bench, "COMMAND", (sys.executable, "-c", program, str(place)))
     measured = bench.run_apart("qlora", "ours", WORDS)

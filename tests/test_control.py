@@ -34,7 +34,7 @@ def arrange(patch, folder):
     patch.setattr(paths, "BASE_MODELS", folder / "base")
     patch.setattr(Folders, "models", folder / "models")
     patch.setattr(Folders, "reports", folder / "reports")
-    patch.setattr("helpers.weights.fetch", lambda settings: None)
+    patch.setattr("helpers.control.control.fetch_model", lambda settings: None)
     tiny.write_model(base_model_folder("tiny"))
     facts = fictional.build_world(names=NAMES)
     patch.setattr(fictional, "build_world", lambda: facts)
@@ -118,7 +118,7 @@ def test_a_broken_mask_does_not_pass(fault, place, monkeypatch):
 
 
 def test_a_trainer_that_does_not_train_does_not_pass(place, monkeypatch):
-    monkeypatch.setattr("helpers.updates.learning_rate", lambda *_: 0.0)
+    monkeypatch.setattr("helpers.training.step.learning_rate_at", lambda *_: 0.0)
     failing(run())
 
 

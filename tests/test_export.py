@@ -414,7 +414,7 @@ def test_what_the_notebooks_left_can_be_shared(row):
     environment = os.environ | {"PROFILE": "smoke", "RUN": "smoke", "ENV_FILE": ""}
     words = [f"WHICH={row}", "MERGED=on"]
     done = subprocess.run(
-        [sys.executable, "-m", "helpers.export", *words], cwd=ROOT, env=environment, text=True, capture_output=True
+        [sys.executable, "-m", "helpers", "export", *words], cwd=ROOT, env=environment, text=True, capture_output=True
     )
     assert done.returncode == 0, done.stderr
     folder = Folders("smoke").exported(row)

@@ -95,9 +95,9 @@ def test_fingerprints_follow_content_and_not_dates(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from helpers import files, receipts
+from helpers.core import write_json
 for n in range(10**6):
-    files.write_json(Path(sys.argv[1]), {"n": n, "fill": "x" * 20000})
+    write_json(Path(sys.argv[1]), {"n": n, "fill": "x" * 20000})
 """
 
 

@@ -73,13 +73,13 @@ def python(code: str, interpreter: Path | str = sys.executable, **environment: s
 
 
 def prepared(**environment: str) -> subprocess.CompletedProcess:
-    """colab.prepare() in a made-up Colab where nothing is lacking and importing is quick."""
-    code = "from helpers import colab\ncolab.MAIN = ('json',)\ncolab.prepare()\nimport os; print(sorted(os.environ))"
+    """colab.prepare_colab() in a made-up Colab where nothing is lacking and importing is quick."""
+    code = "from helpers.pipeline import colab\ncolab.MAIN = ('json',)\ncolab.prepare_colab()\nimport os; print(sorted(os.environ))"
     return python(MADE_UP + code, **environment)
 
 
 def test_elsewhere_nothing_is_done():
-    done = python("from helpers import colab\ncolab.prepare()")
+    done = python("from helpers.pipeline import colab\ncolab.prepare_colab()")
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -93,7 +93,7 @@ def test_a_session_says_what_is_there_and_how_to_keep_work():
 
 
 def test_secrets_come_from_the_store_unless_the_environment_has_them():
-    code = "from helpers import colab\ncolab.read_secrets()\nimport os\nprint([*map(os.environ.get, colab.SECRETS)])"
+    code = "from helpers.pipeline import colab\ncolab.read_secrets()\nimport os\nprint([*map(os.environ.get, colab.SECRETS)])"
     clean = {name: value for name, value in os.environ.items() if name not in colab.SECRETS}
     line = [sys.executable, "-c", MADE_UP + code]
     for given, shown in (({}, "hf_from_the_store"), ({"HF_TOKEN": "mine"}, "mine")):
@@ -156,7 +156,7 @@ def test_pip_adds_what_is_lacking_and_replaces_nothing(session, wanted, works):
         [interpreter, "-m", "pip", "install", "-qq", "colabtest_kept==1.0"], check=True, env={**os.environ, **offline}
     )
     done = python(
-        "from importlib.metadata import version\nfrom helpers import colab\n"
+        "from importlib.metadata import version\nfrom helpers.pipeline import colab\n"
         f"colab.declared = lambda: ['colabtest_{wanted}>=1', 'jupyterlab>=99']\n"
         "try: colab.install(colab.lacks())\n"
         "finally: print(version('colabtest_kept'), colab.lacks())",
@@ -215,14 +215,14 @@ def there_is(copy: Path, name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory) -> tuple[Path, Path]:
-    """An interpreter with Colab's packages after colab.prepare(), and a copy of the course with its base model."""
+    """An interpreter with Colab's packages after colab.prepare_colab(), and a copy of the course with its base model."""
     folder = tmp_path_factory.mktemp("colab")
     venv.create(folder / "v", with_pip=True)
     interpreter = folder / "v" / "bin" / "python"
     pip = [interpreter, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     torch = re.search(r"^torch==\S+$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)[0]
     subprocess.run([*pip, "-c", CONSTRAINTS, torch, *PINS], check=True)
-    done = python(MADE_UP + "from helpers import colab\ncolab.prepare()", interpreter)
+    done = python(MADE_UP + "from helpers.pipeline import colab\ncolab.prepare_colab()", interpreter)
     assert done.returncode == 0 and "installing" in done.stdout, done.stderr[-3000:]
     subprocess.run([*pip, "-c", CONSTRAINTS, *TOOLS], check=True)
     left_out = shutil.ignore_patterns(".git", ".venv", "__pycache__", "smoke", "trial", "models", "reports")
@@ -267,7 +267,7 @@ def test_the_address_is_written_and_taken_out_again_to_the_byte(tmp_path):
 def test_the_notebooks_have_the_address_of_pyproject():
     for path in NOTEBOOKS.glob("*.ipynb"):
         text = path.read_text(encoding="utf-8")
-        assert badges.add_address(text, path.name, badges.read_address()) == text, "python -m helpers.badges"
+        assert badges.add_address(text, path.name, badges.read_address()) == text, "python -m helpers badges"
 
 
 @pytest.mark.parametrize("elsewhere", ["https://gitlab.com/a/b", "github.com/a/b", "https://github.com/a", "a/b"])
@@ -311,7 +311,7 @@ def test_a_lost_session_is_brought_back_by_a_fresh_copy_with_the_same_folder(tmp
 @pytest.mark.parametrize("minor", [11, 12, 13])
 def test_every_file_is_python_of_that_version(minor):
     """Parsed as that version's grammar, and compiled by that interpreter where it is installed."""
-    files = [*(ROOT / "helpers").glob("*.py"), *(ROOT / "tests").glob("*.py")]
+    files = [*(ROOT / "helpers").rglob("*.py"), *(ROOT / "tests").glob("*.py")]
     for path in files:
         ast.parse(path.read_text(encoding="utf-8"), path.name, feature_version=(3, minor))
     for interpreter in interpreters(minor):

@@ -32,7 +32,7 @@ FORBIDDEN = {
 @cache
 def sources():
     """[(where, nodes of the syntax tree)] of every helper and every notebook."""
-    trees = [(path.name, ast.parse(path.read_text())) for path in sorted((ROOT / "helpers").glob("*.py"))]
+    trees = [(path.name, ast.parse(path.read_text())) for path in sorted((ROOT / "helpers").rglob("*.py"))]
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         trees.append((path.name, parse("\n".join(source for _, source in code_cells(path)))))
     return [(where, list(ast.walk(tree))) for where, tree in trees]

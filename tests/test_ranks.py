@@ -116,7 +116,7 @@ def test_the_configurations_are_what_accelerate_reads():
 
 
 def test_one_training_at_a_time_is_said():
-    command = [sys.executable, "-m", "helpers.training", "STAGES=4-6"]
+    command = [sys.executable, "-m", "helpers", "train", "STAGES=4-6"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("→ say STAGES=4 for the adapter or")
 
@@ -130,7 +130,7 @@ def test_two_processes_find_done_what_the_notebook_trained(stage):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = [f"STAGES={stage}", "PROFILE=smoke", "RUN=smoke"]
     done = subprocess.run(
-        [*command, "-m", "helpers.training", *words], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [*command, "-m", "helpers", "train", *words], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "updates" not in done.stdout and tiny.contents(out) == before

@@ -25,12 +25,13 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "helpers").is_dir())))"""
 PARAMETERS = """SEED = None
 MAX_PAPERS = None"""
-BEGIN = """from helpers import session
-from helpers.stages import artefact
+BEGIN = """from helpers.pipeline import begin
+from helpers.pipeline import artefact_path
+from helpers.pipeline.stages import outputs_of
 
-stage = session.begin("{name}", globals())"""
-WORK = """for name in stage.stage.leaves(stage.resolved):
-    path = artefact(name, stage.resolved, stage.folders)
+stage = begin("{name}", globals())"""
+WORK = """for name in outputs_of(stage.stage, stage.resolved):
+    path = artefact_path(name, stage.resolved, stage.folders)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{name} {stage.settings.MAX_PAPERS if name == 'papers' else ''}")"""
 WORK_CELL = 4
@@ -65,7 +66,7 @@ class Tree:
     def start(self, *words: str, python: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
         environment = {**os.environ, "PROFILE": "smoke", **environment}
         return subprocess.Popen(
-            [sys.executable, *python, "-m", "helpers.runner", *words],
+            [sys.executable, *python, "-m", "helpers", "pipeline", *words],
             cwd=self.root,
             env=environment,
             text=True,
@@ -187,7 +188,7 @@ def test_a_report_holds_no_secret_and_no_path_of_this_machine(tree):
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),
         (
-            "from helpers.errors import CourseError\nraise CourseError('x=1 is bad', 'take 2')",
+            "from helpers.core import CourseError\nraise CourseError('x=1 is bad', 'take 2')",
             "\nx=1 is bad\n→ take 2\n",
         ),
         ("import sys\nsys.exit(0)", "sys.exit()"),
@@ -226,7 +227,7 @@ def test_a_cell_that_takes_too_long_and_a_notebook_without_a_receipt(tree):
     assert outcome.status == 1 and "without a receipt" in outcome.text
 
 
-SLOW = WORK + "\nimport time\nfrom helpers.progress import report\nprint('begun')\nreport('begun')\ntime.sleep(60)"
+SLOW = WORK + "\nimport time\nfrom helpers.core import report_progress\nprint('begun')\nreport_progress('begun')\ntime.sleep(60)"
 
 
 def test_two_at_once_and_sigterm(tree):
@@ -291,7 +292,7 @@ def test_a_wrong_literal_in_a_notebook_that_is_not_selected_is_refused_too(tree)
 def test_a_screen_gets_a_table(finished):
     shown, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "helpers.runner"],
+        [sys.executable, "-m", "helpers", "pipeline"],
         cwd=finished.root,
         env={**os.environ, "PROFILE": "smoke", "TERM": "xterm", "COLUMNS": "100"},
         stdout=terminal,

@@ -376,7 +376,7 @@ def pipeline(root, *words):
     line = [
         sys.executable,
         "-m",
-        "helpers.runner",
+        "helpers", "pipeline",
         f"NCBI_API_KEY={CANARIES['NCBI_API_KEY']}",
         "PROFILE=smoke",
         *words,

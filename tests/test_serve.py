@@ -87,7 +87,7 @@ def repository(tmp_path_factory):
 def serving(repository, log, **environment):
     """(process, address) of make serve over the tiny model, before that is loaded."""
     words = [f"MODEL_NAME={NAME}", "WHICH=base", "PORT=0", "DTYPE=float32"]
-    with process([sys.executable, "-m", "helpers.serve", *words], repository, log, **environment) as started:
+    with process([sys.executable, "-m", "helpers", "serve", *words], repository, log, **environment) as started:
         yield started, until(lambda: address_in(log), started, log)
 
 
@@ -321,7 +321,7 @@ def test_eight_clients_get_twice_what_one_gets(tmp_path):
     log, tokens = tmp_path / "log", {1: [], 8: []}
     assert tiny.embedded().exists()
     with (
-        process([sys.executable, "-m", "helpers.serve", "WHICH=base", "PORT=0"], ROOT, log) as started,
+        process([sys.executable, "-m", "helpers", "serve", "WHICH=base", "PORT=0"], ROOT, log) as started,
         httpx.Client(base_url=until(lambda: address_in(log), started, log), timeout=60) as client,
         ThreadPoolExecutor(8) as clients,
     ):

@@ -94,7 +94,7 @@ def test_every_dependency_says_why_it_is_there():
 def imported() -> dict[str, str]:
     """{top-level module: where} of everything that helpers, notebooks and tests import."""
     sources = {
-        path.name: path.read_text() for folder in ("helpers", "tests") for path in (ROOT / folder).glob("*.py")
+        path.name: path.read_text() for folder in ("helpers", "tests") for path in (ROOT / folder).rglob("*.py")
     }
     for path in NOTEBOOKS.glob("*.ipynb"):
         sources[path.name] = "\n".join(ast.unparse(parse(source)) for _, source in code_cells(path))
@@ -155,8 +155,8 @@ def test_make_alone_lists_every_target():
 def test_values_reach_the_runner_as_they_were_typed():
     typed = 'PAPERS_QUERY=it\'s "lupus"[MeSH] AND (a  b) $HOME `id` $(shell id) #x; y'
     printed = make("-n", "pipeline", "PYTHON=python", "RUN=mine", typed)
-    line = next(line for line in printed.splitlines() if "helpers.runner" in line)
-    show = line.replace("python -m helpers.runner", "printf '%s\\n'")
+    line = next(line for line in printed.splitlines() if "helpers", "pipeline" in line)
+    show = line.replace("python -m helpers pipeline", "printf '%s\\n'")
     words = subprocess.run(["sh", "-c", show], text=True, capture_output=True, check=True).stdout.splitlines()
     assert sorted(words) == sorted(["RUN=mine", typed])
 

@@ -70,7 +70,7 @@ def text_of(node: ast.expr) -> str | None:
 @cache
 def trees() -> dict[str, list[ast.Module]]:
     """{where: syntax trees} of the helpers and of the notebooks' cells."""
-    found = {path.name: [ast.parse(path.read_text(encoding="utf-8"))] for path in (ROOT / "helpers").glob("*.py")}
+    found = {path.name: [ast.parse(path.read_text(encoding="utf-8"))] for path in (ROOT / "helpers").rglob("*.py")}
     return found | {stage.name: [ast.parse(source) for _, source in code_cells(stage.notebook)] for stage in STAGES}
 
 

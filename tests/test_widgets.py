@@ -53,7 +53,7 @@ def session(tmp_path, monkeypatch):
         monkeypatch.setattr(Folders, name, tmp_path / name)
     resolved = tiny.resolve(MODEL_NAME="tester/tiny", DTYPE="float32", RUN="w")
     monkeypatch.setattr(run, "base_model", lambda name: base)
-    monkeypatch.setattr("helpers.paths.base_model", lambda name: base)
+    monkeypatch.setattr("helpers.report.chat_widgets.base_model_folder", lambda name: base)
     tiny.fit("qlora", base, tmp_path, out=folders.model("qlora"))
     tiny.fit("full", base, tmp_path, out=folders.model("full"))
     for number, which in run.EXAMS.items():

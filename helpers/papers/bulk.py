@@ -1,4 +1,4 @@
-"""PubMed's large files read several at a time, each by a process of its own, which `python -m helpers.bulk` is.
+"""PubMed's large files read several at a time, each by a process of its own, which `python -m helpers.papers.bulk` is.
 
 They are started by command line and not forked, so this works from a notebook's kernel and from any script.
 """
@@ -37,7 +37,7 @@ class Reader:
         RAW.mkdir(parents=True, exist_ok=True)
         self.output = tempfile.TemporaryFile(dir=RAW)  # noqa: SIM115 - open until `close`
         topic = worth.topic.model_dump_json() if worth else ""
-        command = [sys.executable, "-m", "helpers.bulk", str(file.path.absolute()), file.day, topic, str(os.getpid())]
+        command = [sys.executable, "-m", "helpers.papers.bulk", str(file.path.absolute()), file.day, topic, str(os.getpid())]
         self.process = subprocess.Popen(command, stdout=self.output, stderr=subprocess.PIPE, cwd=ROOT)
 
     def __iter__(self) -> Iterator[Paper]:
