@@ -28,8 +28,8 @@ test: $(INSTALLED) ## lint, unit tests, all eight notebooks in profile smoke, th
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile -m 'not after_notebooks and not alone' tests
 	$(PYTHON) -m pytest -m 'alone and not after_notebooks' tests
 	rm -rf data/smoke models/smoke reports/smoke
-	PYTHONPATH=tests $(PYTHON) -m pytest -p smoke --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
-	PYTHONPATH=tests $(PYTHON) -m pytest -p smoke -m after_notebooks tests
+	PYTHONPATH=tests $(PYTHON) -m pytest -p support.smoke --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+	PYTHONPATH=tests $(PYTHON) -m pytest -p support.smoke -m after_notebooks tests
 
 test-full: $(INSTALLED) ## make test with the long sweeps: kills, faults, damage and fuzz at their full numbers (hours)
 	SWEEP=full $(MAKE) test

@@ -14,7 +14,7 @@ os.environ["ENV_FILE"] = ""
 @pytest.fixture
 def server(tmp_path):
     """A loopback PubMed and arXiv, in a hurry."""
-    from tests.loopback import hurried, serve
+    from support.loopback import hurried, serve
 
     running = serve()
     with hurried(tmp_path / "locks"):

@@ -37,7 +37,15 @@ class Reader:
         RAW.mkdir(parents=True, exist_ok=True)
         self.output = tempfile.TemporaryFile(dir=RAW)  # noqa: SIM115 - open until `close`
         topic = worth.topic.model_dump_json() if worth else ""
-        command = [sys.executable, "-m", "helpers.papers.bulk", str(file.path.absolute()), file.day, topic, str(os.getpid())]
+        command = [
+            sys.executable,
+            "-m",
+            "helpers.papers.bulk",
+            str(file.path.absolute()),
+            file.day,
+            topic,
+            str(os.getpid()),
+        ]
         self.process = subprocess.Popen(command, stdout=self.output, stderr=subprocess.PIPE, cwd=ROOT)
 
     def __iter__(self) -> Iterator[Paper]:

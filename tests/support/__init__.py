@@ -1,0 +1,1 @@
+"""What tests share: servers that misbehave, invented papers and results, tiny models."""
