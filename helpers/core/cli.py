@@ -1,13 +1,13 @@
-"""The command line of every command: one reader of `NAME=value` words, and one way to end."""
+"""The command line of every command: one reader of `NAME=value` words, one writer of them, and one way to end."""
 
-import difflib
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from helpers.core.errors import CourseError
-from helpers.core.settings import NAMES
+from helpers.core.settings import NAMES, SECRETS, Settings, check_names
 
 
 class Stopped(BaseException):
@@ -21,22 +21,29 @@ class Stopped(BaseException):
 def parse_words(words: Iterable[str], example: str, options: Iterable[str] = ()) -> dict[str, str]:
     """{name: value} of `NAME=value` words; the names are settings, or `options` of the command.
 
-    Raises CourseError for a word of another form, with the `example`, and for an unknown name, with the nearest one.
+    Raises CourseError for a word of another form, with the `example`, for an unknown name, with the nearest one, and
+    for a secret, which every user of the machine can read in the list of processes.
     """
-    values, known = {}, (*NAMES, *options)
+    values = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
             raise CourseError(f"{word!r} is not NAME=value", f"{example}, for example", "a-setting-is-refused")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        check_names([name], "the command line", (*NAMES, *options))
+        if name in SECRETS:
             raise CourseError(
-                f"{name} (in the command line) is not a setting",
-                f"did you mean {near[0]}?" if near else "see .env.example for every name",
+                f"{name} is given on the command line, where every user of this machine can read it",
+                f"write it into .env, or into the environment (read -s {name}; export {name})",
                 "a-setting-is-refused",
             )
         values[name] = value
     return values
+
+
+def make_command(settings: Settings, target: str = "pipeline", **options: str) -> str:
+    """The line that does `target` with these options and everything else as the user has set it for this process."""
+    values = options | {name: value for name, value in settings.given.items() if name not in (*options, "WHICH")}
+    return " ".join(["make", target, *(shlex.quote(f"{name}={value}") for name, value in values.items())])
 
 
 def run_command(work: Callable[[], int], stopped: str) -> int:

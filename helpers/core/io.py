@@ -5,36 +5,85 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from helpers.core.errors import CourseError
 from helpers.core.paths import relative_path
 
 TEMPORARY = ".tmp-"
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half a pair or a whole one: only then is the text looked at again
+MEND = "mend the file, or run its stage again"
+JSON_TYPES = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 
 
 @contextmanager
 def explain_full_disk(path: Path) -> Iterator[None]:
-    """Turn "no space left" into an error that names `path` and the space that is left.
+    """Turn "no space left", and a place that cannot be written to, into an error that names `path`.
 
-    Raises CourseError for ENOSPC and EDQUOT, also where a library wrapped them in its own exception.
+    Raises CourseError for ENOSPC and EDQUOT, also where a library wrapped them in its own exception; for a read-only
+    or forbidden place; and for a link that leads nowhere.
     """
     try:
         yield
+    except CourseError:
+        raise
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if isinstance(error, CourseError) or not full:
-            raise
+        if explained := explain_failed_write(Path(path), error):
+            raise explained from error
+        raise
+
+
+def explain_failed_write(path: Path, error: Exception) -> CourseError | None:
+    """Why `path` could not be written, if `error` is about the disk and not about the program."""
+    number, name = getattr(error, "errno", None), relative_path(path)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         free = shutil.disk_usage(existing_parent(path)).free
-        raise CourseError(
-            f"the disk is full: {relative_path(path)} could not be written ({free / 2**20:.0f} MiB are free)",
+        return CourseError(
+            f"the disk is full: {name} could not be written ({free / 2**20:.0f} MiB are free)",
             "free some space and run the same command again; everything that was finished is kept",
             "disk-full",
-        ) from error
+        )
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return CourseError(
+            f"{name} cannot be written: {os.strerror(number)}",
+            "copy the course to a folder that is yours to write to, and work there",
+        )
+    if number == errno.EISDIR:
+        return CourseError(f"{name} is a folder where a file should be", "move it away")
+    for part in (path, *path.parents) if number in (errno.EEXIST, errno.ENOENT, errno.ENOTDIR) else ():
+        if part.is_symlink() and not part.exists():
+            return CourseError(
+                f"{relative_path(part)} is a link to {os.readlink(part)}, which is not there",
+                "make that folder, or remove the link",
+            )
+        if part.is_file() and part != path:
+            return CourseError(f"{relative_path(part)} is a file where a folder should be", "move it away")
+    return None
+
+
+def make_folder(path: Path) -> Path:
+    """`path`, made if it is not there, with the folders above it.
+
+    Raises CourseError where that cannot be done: a read-only disk, a file or a dangling link in its place.
+    """
+    with explain_full_disk(path / "its files"):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def existing_parent(path: Path) -> Path:
@@ -60,8 +109,8 @@ def require_space(path: Path, needed: int, purpose: str) -> None:
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
     """Wait until no other process is inside the same block; the lock of a killed process is free."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
+    make_folder(path.parent)
+    with explain_full_disk(path), path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -70,8 +119,9 @@ def lock_file(path: Path) -> Iterator[None]:
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that becomes `path`, fsynced, when the block ends well."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
+    make_folder(path.parent)
+    with explain_full_disk(path):
+        handle, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -89,8 +139,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place, fsynced, when the block ends well."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+    make_folder(path.parent)
+    with explain_full_disk(path):
+        temporary = Path(tempfile.mkdtemp(prefix=temporary_prefix(), dir=path.parent))
     try:
         with explain_full_disk(path):
             yield temporary
@@ -123,10 +174,17 @@ def remove_folder(path: Path) -> None:
         remove_path(doomed)
 
 
+def temporary_prefix() -> str:
+    """How the temporary files of this process begin, so that those of a dead one can be told apart."""
+    return f"{TEMPORARY}{os.getpid()}-"
+
+
 def sweep_temporary(folder: Path) -> None:
-    """Remove what a killed process left half-written directly in `folder`."""
+    """Remove what a killed process left half-written directly in `folder`; another living one's work stays."""
     for leftover in Path(folder).glob(f"{TEMPORARY}*"):
-        remove_path(leftover)
+        owner = leftover.name.removeprefix(TEMPORARY).partition("-")[0]
+        if not (owner.isdecimal() and int(owner) != os.getpid() and psutil.pid_exists(int(owner))):
+            remove_path(leftover)
 
 
 def remove_path(path: Path) -> None:
@@ -156,21 +214,50 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def read_json(path: Path) -> object:
-    """The JSON value in `path`.
+def read_json(path: Path, kind: type | None = None) -> object:
+    """The JSON value in `path`, which is a `kind` (dict, list) where one is given.
 
-    Raises CourseError naming the file and the place where it stops being JSON.
+    Raises CourseError naming the file if it is not there, is no file, or is not what `parse_json` takes.
     """
+    path = Path(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise CourseError(
             f"{relative_path(path)} does not exist", "check the name, or run the stage that makes it"
         ) from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise CourseError(
-            f"{relative_path(path)} is not JSON: {error}", "mend the file, or run its stage again"
+            f"{relative_path(path)} cannot be read: {os.strerror(error.errno)}", "a file should be there"
         ) from error
+    return parse_json(content, relative_path(path), kind)
+
+
+def parse_json(content: bytes | str, name: str, kind: type | None = None) -> object:
+    """The JSON value in `content`, which errors call `name`: UTF-8, a byte order mark before it or not.
+
+    Raises CourseError where it is not UTF-8 or not JSON, is nested deeper than Python reads, holds half a surrogate
+    pair (no file could be written with it), or is not a `kind`.
+    """
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        value = json.loads(text)
+        if SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise CourseError(f"{name} is not UTF-8 (byte {error.start})", "save it anew, as UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise CourseError(f"{name} holds half a character (a lone surrogate)", "take it out of the file") from error
+    except RecursionError as error:
+        raise CourseError(f"{name} is nested too deeply to be read", MEND) from error
+    except ValueError as error:
+        raise CourseError(f"{name} is not JSON: {error}", MEND) from error
+    if kind and not isinstance(value, kind):
+        raise CourseError(
+            f"{name} holds {JSON_TYPES[type(value)]}, and not {JSON_TYPES[kind]}",
+            MEND,
+        )
+    return value
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
@@ -181,7 +268,7 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
 def append_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Add rows at the end of an append-only file, on disk when this returns."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with explain_full_disk(path), path.open("ab+") as file:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
@@ -193,15 +280,28 @@ def append_jsonl(path: Path, rows: Iterable[dict]) -> None:
         os.fsync(file.fileno())
 
 
-def read_jsonl(path: Path) -> list[dict]:
-    """The rows of a JSON Lines file; [] if there is none. A line torn by a kill is left out."""
-    path = Path(path)
-    rows = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+def read_jsonl(path: Path, strict: bool = False) -> list[dict]:
+    """The rows of a JSON Lines file; [] if there is none. A line torn by a kill is left out.
+
+    `strict` is for a file that is written whole: then a line that is no JSON object raises CourseError with its
+    number.
+    """
+    path, rows = Path(path), []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CourseError(
+            f"{relative_path(path)} cannot be read: {os.strerror(error.errno)}", "a file should be there"
+        ) from error
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
+            if line.strip():
+                rows.append(parse_json(line, f"{relative_path(path)}, line {number}", dict))
+        except CourseError:
+            if strict:
+                raise
     return rows
 
 

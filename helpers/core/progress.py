@@ -1,22 +1,31 @@
 """What a stage is doing right now: a line in the notebook, and a file the runner's table reads."""
 
 import json
-import os
 import time
 from pathlib import Path
 
 from IPython.display import DisplayHandle, Markdown
 
-FILE_VARIABLE = "COURSE_PROGRESS_FILE"
+_listener: Path | None = None  # the file that the runner reads; None where somebody works by hand
+
+
+def listen(path: Path | None) -> None:
+    """From now on this process says what it is doing in `path`, which the runner reads; None for nobody."""
+    global _listener
+    _listener = path
+
+
+def is_executed() -> bool:
+    """Whether the runner is executing this notebook: nobody is there to click."""
+    return _listener is not None
 
 
 def report_progress(doing: str, done: float = 0, total: float = 0) -> None:
     """Tell the runner, if one is listening, what is being done and how far it has come."""
-    if name := os.environ.get(FILE_VARIABLE):
-        path = Path(name)
-        temporary = path.with_suffix(".new")
+    if _listener is not None:
+        temporary = _listener.with_suffix(".new")
         temporary.write_text(json.dumps({"doing": doing, "done": done, "total": total, "at": time.time()}))
-        temporary.replace(path)
+        temporary.replace(_listener)
 
 
 class ProgressLine:
@@ -37,12 +46,9 @@ class ProgressLine:
         if done < total and now - self.shown < 0.5:
             return
         share = done / total if total else 1.0
-        elapsed = now - self.started
-        left = (
-            f", {format_clock(elapsed * (total - done) / (done - self.first))} left"
-            if self.first < done < total
-            else ""
-        )
+        elapsed, left = now - self.started, ""
+        if self.first < done < total:
+            left = f", {format_clock(elapsed * (total - done) / (done - self.first))} left"
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
         line = Markdown(
             f"{doing} `{bar}` {done:,.0f} of {total:,.0f} · {format_clock(elapsed)}{left} {note}".rstrip()
@@ -59,8 +65,3 @@ def format_clock(seconds: float) -> str:
     """75 → "1:15"."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes}:{seconds:02d}"
-
-
-def is_forced() -> bool:
-    """Whether the runner was told to do this stage's work anew (FORCE)."""
-    return os.environ.get("COURSE_FORCE") == "1"

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from helpers.core.errors import CourseError
-from helpers.core.io import TEMPORARY, atomic_file, hash_file, require_space
+from helpers.core.io import atomic_file, hash_file, make_folder, require_space, temporary_prefix
 from helpers.core.paths import relative_path
 
 
@@ -21,8 +21,8 @@ def fetch_package(requirement: str, sha256: str, path: Path, *, source: bool = F
     if path.exists() and hash_file(path) == sha256:
         return path
     require_space(path, 300 * 2**20, f"downloading {requirement}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder:
+    make_folder(path.parent)
+    with tempfile.TemporaryDirectory(prefix=temporary_prefix(), dir=path.parent) as folder:
         pinned = Path(folder) / "pinned.txt"
         pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
         kind = "--no-binary=:all:" if source else "--only-binary=:all:"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers.core import ProgressLine, append_jsonl, device_name, hash_json, is_forced, read_jsonl
+from helpers.core import ProgressLine, append_jsonl, device_name, hash_json, read_jsonl
 from helpers.models import generate_answers, knows_thoughts
 
 TOGETHER = {"cpu": 50, "cuda": 20}  # answers written together: of so many questions and their samples
@@ -24,18 +24,20 @@ def ask_questions(
     notes: Path,
     samples: int = 0,
     seed: int = 0,
+    force: bool = False,
     before: Callable[[str], str] = lambda question: "",
 ) -> list[dict]:
     """Answers in the seed's format plus audit fields, in the order of `questions`.
 
     `notes` is an append-only file: every batch is on disk before the next begins, and answers noted there by
-    the same model (`identity`, a hash) to the same question are not asked for again. `before(question)` is read
-    before the question; `samples` and `seed` are those of `generate`. A reasoning model answers once more with its
-    thoughts open: "aloud", an answer of the same form, for a row of its own beside the verdict.
+    the same model (`identity`, a hash) to the same question are not asked for again, unless `force`.
+    `before(question)` is read before the question; `samples` and `seed` are those of `generate`. A reasoning model
+    answers once more with its thoughts open: "aloud", an answer of the same form, for a row of its own beside the
+    verdict.
 
     Answers come in batches, so an answer's `time_seconds` is its share of `batch_seconds`, its samples' left out.
     """
-    known = {} if is_forced() else {r["work"]: r for r in read_jsonl(notes)}
+    known = {} if force else {r["work"]: r for r in read_jsonl(notes)}
     prompts = {q["id"]: before(q["question"]) + q["question"] for q in questions}
     how = (identity, max_new_tokens, samples, seed)
     works = {id: hash_json([prompt, *how]) for id, prompt in prompts.items()}

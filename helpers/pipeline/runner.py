@@ -15,14 +15,17 @@ from contextlib import contextmanager
 
 from helpers.core import (
     AMBIENT,
-    FILE_VARIABLE,
+    RAW,
     SECRETS,
     STAGES,
     CourseError,
     Folders,
     Settings,
     Stage,
+    explain_full_disk,
     format_clock,
+    make_command,
+    make_folder,
     read_receipt,
     relative_path,
     run_command,
@@ -31,11 +34,11 @@ from helpers.core import (
 )
 from helpers.pipeline.artefacts import restore_stages
 from helpers.pipeline.board import Board
-from helpers.pipeline.notebook import Fault, execute_notebook
+from helpers.pipeline.estimates import estimate_stage, format_minutes, require_time
+from helpers.pipeline.notebook import Execution, Fault, execute_notebook
 from helpers.pipeline.order import Order, read_order, resolve_settings
 from helpers.pipeline.provenance import list_differences, stage_key, stage_state
 from helpers.pipeline.stages import parameters_of
-from helpers.report import render_page
 
 NOT_PASSED = 3  # the status of a control that ran and did not find what it taught
 SHOWN_LINES = 12  # of the cell that failed
@@ -50,8 +53,6 @@ def main(words: list[str]) -> int:
 
 def run_ordered(words: list[str]) -> int:
     order = read_order(words, os.environ)
-    os.environ.update(order.values)
-    os.environ["COURSE_COMMAND_LINE"] = " ".join(order.values)
     return run_pipeline(order, resolve_settings(order))
 
 
@@ -59,16 +60,16 @@ def run_pipeline(order: Order, resolved: Mapping[int, Settings]) -> int:
     """Bring the selected stages up to date, in order, up to the first that fails; 0 or 1."""
     folders, began = Folders(resolved[1].RUN), time.monotonic()
     with hold_run_lock(folders):
-        for folder in (folders.data, folders.models, folders.reports, folders.receipts, folders.items):
+        for folder in (RAW, folders.data, folders.models, folders.reports, folders.receipts, folders.items):
             sweep_temporary(folder)
-        if brought := restore_stages(resolved[1], folders):
-            print(f"brought back from {resolved[1].ARTEFACTS_DIR}: {', '.join(brought)}")
+        if brought := str(restore_stages(resolved, folders, resolved[1].ARTEFACTS_DIR)):
+            print(brought)
         require_needs(order, resolved, folders)
-        print(f"profile {resolved[1].PROFILE} · model {resolved[1].MODEL_NAME} · {relative_path(folders.reports)}/")
-        if 8 in order.stages and resolved[8].CONTROLS == "full":
-            run_control(order)
-        with Board(STAGES, folders.progress) as board:
-            ran, fault = bring_up_to_date(order, resolved, folders, board)
+    print(f"profile {resolved[1].PROFILE} · model {resolved[1].MODEL_NAME} · {relative_path(folders.reports)}/")
+    if 8 in order.stages and resolved[8].CONTROLS == "full":
+        run_control(order)  # it holds the lock itself
+    with hold_run_lock(folders), Board(STAGES, folders.progress) as board:
+        ran, fault = bring_up_to_date(order, resolved, folders, board, began)
     if fault:
         stage, fault = fault
         print(f"\n{describe_failure(stage, fault, folders)}", file=sys.stderr)
@@ -83,7 +84,7 @@ def run_control(order: Order) -> None:
     What it has measured it does not measure again. Raises CourseError if it could not be run; whether it passed is
     for the report to say.
     """
-    given = [f"{name}={value}" for name, value in order.values.items() if name not in AMBIENT]
+    given = [f"{name}={value}" for name, value in order.values.items()]
     done = subprocess.run([sys.executable, "-m", "helpers", "control", *given], check=False)
     if done.returncode not in (0, NOT_PASSED):
         raise CourseError(
@@ -94,9 +95,12 @@ def run_control(order: Order) -> None:
 
 
 def bring_up_to_date(
-    order: Order, resolved: Mapping[int, Settings], folders: Folders, board: Board
+    order: Order, resolved: Mapping[int, Settings], folders: Folders, board: Board, began: float
 ) -> tuple[int, tuple[Stage, Fault] | None]:
-    """How many stages ran, and the one that failed with its fault, or None."""
+    """How many stages ran, and the one that failed with its fault, or None.
+
+    Raises CourseError before a stage that does not fit into what is left of TIME_LIMIT since `began`.
+    """
     for stage in STAGES:
         if stage.number not in order.stages:
             board.change(stage.number, "not needed")
@@ -107,9 +111,12 @@ def bring_up_to_date(
         if not why:
             board.change(stage.number, "skipped", "nothing it depends on has changed")
             continue
-        board.change(stage.number, "running", why)
+        settings = resolved[stage.number]
+        expected = estimate_stage(stage, settings)
+        warning = require_time(stage, expected, settings, time.monotonic() - began)
+        board.change(stage.number, "running", " · ".join(filter(None, [why, str(expected), warning])))
         try:
-            fault = run_stage(stage, resolved[stage.number], folders, order, forced)
+            fault = run_stage(stage, settings, folders, order, forced)
         except BaseException:
             board.change(stage.number, "stopped")
             raise
@@ -118,7 +125,8 @@ def bring_up_to_date(
             return ran, (stage, fault)
         receipt = read_receipt(stage, folders)
         left_out = f"left out: {receipt['reason']}" if receipt["status"] == "skipped" else ""
-        board.change(stage.number, "done", left_out)
+        told = f"{format_minutes(expected.seconds)} were expected" if expected.seconds is not None else ""
+        board.change(stage.number, "done", left_out or told)
         ran += 1
     return ran, None
 
@@ -146,40 +154,35 @@ def require_needs(order: Order, resolved: Mapping[int, Settings], folders: Folde
     if lacking:
         first = min(lacking)
         together = ",".join(map(str, sorted({*lacking, *order.stages})))
-        run = f" RUN={folders.run}" if folders.run else ""
         raise CourseError(
             f"stage {first} ({STAGES[first - 1].title}) is needed and not done: {lacking[first]}",
-            f"make pipeline STAGES={together}{run}",
+            make_command(resolved[first], STAGES=together),
             "a-stage-needs-another-one",
         )
 
 
 def run_stage(stage: Stage, resolved: Settings, folders: Folders, order: Order, forced: bool) -> Fault | None:
     """Execute a stage's notebook and make its page; None if it left its receipt."""
-    # seconds to import, and only needed where a notebook runs
+    from helpers.report import render_page  # seconds to import, and only needed where a notebook runs
 
-    token = uuid.uuid4().hex
-    os.environ |= {
-        "COURSE_EXECUTION": token,
-        "COURSE_FORCE": "1" if forced else "",
-        FILE_VARIABLE: str(folders.progress),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # a user's own would leave the plots out
-    }
+    execution = Execution(uuid.uuid4().hex, forced, str(folders.progress), dict(order.values))
+    environment = os.environ | order.values | execution.variable()
+    environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # a user's own would leave the plots out
     for leftover in (folders.progress, *folders.reports.glob(f"{stage.name}.failed.*")):
         leftover.unlink(missing_ok=True)
     if forced:
         stage.receipt(folders).unlink(missing_ok=True)
     typed = [n for n in parameters_of(stage) if order.values.get(n) and n not in AMBIENT]
-    parameters = settings_as_json(resolved, typed)
     secrets = [value.get_secret_value() for name in SECRETS if (value := getattr(resolved, name))]
     fault = execute_notebook(
         stage.notebook,
-        parameters,
+        settings_as_json(resolved, typed),
         folders.reports,
         secrets,
-        lambda: find_missing_proof(stage, resolved, folders, token),
+        environment,
+        lambda: find_missing_proof(stage, resolved, folders, execution.token),
     )
-    if fault and (receipt := read_receipt(stage, folders)) and receipt["execution"] == token:
+    if fault and (receipt := read_receipt(stage, folders)) and receipt["execution"] == execution.token:
         stage.receipt(folders).unlink()
     page = stage.page(folders).with_suffix(".failed.html" if fault else ".html")
     render_page(page.with_suffix(".ipynb"), page, stage)
@@ -224,15 +227,17 @@ def hold_run_lock(folders: Folders) -> Iterator[None]:
 
     Raises CourseError with the process id of the runner that holds it.
     """
-    folders.reports.mkdir(parents=True, exist_ok=True)
-    with (folders.reports / ".lock").open("a+") as lock:
+    lock_path = make_folder(folders.reports) / ".lock"
+    with explain_full_disk(lock_path):
+        lock = lock_path.open("a+")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
             raise CourseError(
                 f"another command is at work in {relative_path(folders.reports)} (process {lock.read().strip()})",
-                "wait for it, or give this one its own folders: make pipeline RUN=another",
+                "wait for it, or give this one its own folders: the same command with RUN=another",
                 "two-runs-at-once",
             ) from None
         lock.truncate(0)

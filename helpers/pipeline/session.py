@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
@@ -18,9 +19,12 @@ from helpers.core import (
     Settings,
     Stage,
     base_model_folder,
-    is_forced,
+    explain_receipt,
+    listen,
     load_settings,
     looks_like_setting,
+    make_command,
+    make_folder,
     peak_memory,
     read_receipt,
     relative_path,
@@ -29,7 +33,9 @@ from helpers.core import (
     stage_of,
 )
 from helpers.pipeline.artefacts import keep_stage, restore_stages
-from helpers.pipeline.provenance import State, outputs_intact, stage_key, write_receipt
+from helpers.pipeline.notebook import Execution, read_execution
+from helpers.pipeline.order import ALL
+from helpers.pipeline.provenance import find_damage, stage_key, write_receipt
 from helpers.pipeline.stages import FIXED_INPUTS, artefact_path, knobs_of, outputs_of
 from helpers.report import course_map, html_table
 
@@ -37,12 +43,12 @@ from helpers.report import course_map, html_table
 class Session:
     """An open stage: its settings (only those in its parameters cell), its folders, and its receipt."""
 
-    def __init__(self, stage: Stage, resolved: Settings, origins: Mapping[str, str]):
-        self.stage, self.resolved, self.origins = stage, resolved, origins
+    def __init__(self, stage: Stage, resolved: Settings, origins: Mapping[str, str], execution: Execution):
+        self.stage, self.resolved, self.origins, self.execution = stage, resolved, origins, execution
         self.folders = Folders(resolved.RUN)
         self.knobs = knobs_of(stage)
         self.settings = resolved.readable_in((*self.knobs, *AMBIENT))
-        self.run = Run(stage, self.settings, self.folders, force=is_forced())
+        self.run = Run(stage, self.settings, self.folders, execution.force)
         self.started = time.monotonic()
         self.key = stage_key(stage, resolved, self.folders)
         self.failed_commands: list[str] = []
@@ -88,37 +94,41 @@ class Session:
             self.folders,
             key=self.key,
             seconds=time.monotonic() - self.started,
+            execution=self.execution.token,
             status=status,
             reason=reason,
             peak_memory=peak_memory(),
             **facts,
         )
-        keep_stage(self.stage, self.resolved, self.folders)
+        keep_stage(self.stage, self.folders, self.resolved.ARTEFACTS_DIR)
         report_progress("finished")
         left = "\n".join(f"- `{name}`" for name in receipt["outputs"]) or "- nothing"
         display(Markdown(f"**{status}** in {receipt['seconds']:.0f} s. Left behind:\n\n{left}"))
 
 
-def begin(name: str, cell_names: Mapping[str, object]) -> Session:
+def begin(name: str, cell_names: Mapping[str, object], execution: Execution | None = None) -> Session:
     """Open a stage from its notebook: `begin("3_download_papers", globals())`.
+
+    What the runner asks of this execution stands in the environment, unless it is given.
 
     Raises CourseError for an unknown or wrong setting, for a secret in a cell, and where a stage this one needs is
     not done.
     """
-    stage = stage_of(name)
+    stage, execution = stage_of(name), execution or read_execution(os.environ)
     parameters = {n: v for n, v in cell_names.items() if n in knobs_of(stage) or looks_like_setting(n)}
     if written := sorted(n for n in SECRETS if parameters.get(n)):
         raise CourseError(
             f"{written[0]} stands in a cell of {name}, where reports would show it",
             "take it out of the notebook and put it into .env or the environment",
         )
-    command_line = os.environ.get("COURSE_COMMAND_LINE", "").split()
-    resolved, origins = load_settings(parameters, command_line=command_line)
+    listen(Path(execution.progress) if execution.progress else None)
+    resolved, origins = load_settings(parameters, command_line=execution.command_line)
     folders = Folders(resolved.RUN)
-    folders.reports.mkdir(parents=True, exist_ok=True)
-    restore_stages(resolved, folders)
+    make_folder(folders.reports)
+    if not execution.progress:  # the runner has brought them back, and taken away what it forces
+        print(restore_stages(dict.fromkeys(ALL, resolved), folders, resolved.ARTEFACTS_DIR) or "", end="")
     require_needed_stages(stage, resolved, folders)
-    session = Session(stage, resolved, origins)
+    session = Session(stage, resolved, origins, execution)
     watch_commands(session)
     report_progress("started")
     return session
@@ -126,21 +136,19 @@ def begin(name: str, cell_names: Mapping[str, object]) -> Session:
 
 def require_needed_stages(stage: Stage, resolved: Settings, folders: Folders) -> None:
     """Refuse to go on where a stage this one builds on has not finished, or its output was damaged since."""
-    run = f" RUN={folders.run}" if folders.run else ""
     for needed in (s for s in STAGES if s.number in stage.needs):
         receipt = read_receipt(needed, folders)
-        found = outputs_intact(receipt) if receipt else State(False, "it has not finished")
-        if not found.done:
+        if why := find_damage(receipt) if receipt else explain_receipt(needed, folders):
             raise CourseError(
-                f"{stage.name} needs {needed.name}: {found.why}",
-                f"open notebooks/{needed.name}.ipynb and run it, or: make pipeline STAGES={needed.number}{run}",
+                f"{stage.name} needs {needed.name}: {why}",
+                f"run notebooks/{needed.name}.ipynb, or: {make_command(resolved, STAGES=str(needed.number))}",
                 "a-stage-needs-another-one",
             )
 
     if "base" in FIXED_INPUTS[stage.number] and not base_model_folder(resolved.MODEL_NAME).exists():
         raise CourseError(
             f"MODEL_NAME={resolved.MODEL_NAME!r}: stage 1 has not fetched this model",
-            f"make pipeline STAGES=1 MODEL_NAME={resolved.MODEL_NAME}{run}",
+            make_command(resolved, STAGES="1"),
             "a-stage-needs-another-one",
         )
 
@@ -158,7 +166,7 @@ def watch_commands(session: Session) -> None:
             session.failed_commands.append(command.strip())
 
     shell.system = watched
-    if "COURSE_EXECUTION" in os.environ:
+    if session.execution.progress:
         shell.ask_exit = refuse_exit
 
 

@@ -1,11 +1,10 @@
 """What each stage reads and leaves behind, and the parameters of its notebook."""
 
 import ast
-import json
 from collections.abc import Iterator
 from functools import cache
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from helpers.core import (
     AMBIENT,
@@ -19,6 +18,8 @@ from helpers.core import (
     Stage,
     base_model_folder,
     check_names,
+    read_json,
+    relative_path,
     stage_of,
     topic_file,
     trainings_of,
@@ -27,18 +28,19 @@ from helpers.core import (
 )
 from helpers.core import EXAMS as EXPERIMENT_EXAMS
 
+EXAM_ROOMS = ("core/experiment", "models", "evaluation", "grading/questions", "dataset/seen_rows")
 ROOMS = {  # the code that a stage's result depends on: rooms of helpers, or single files in them
     1: ("models",),
-    2: ("models", "evaluation", "grading"),
+    2: EXAM_ROOMS,
     3: ("papers", "text", "dataset"),
-    4: ("models", "training"),
-    5: ("models", "evaluation", "grading"),
-    6: ("models", "training"),
-    7: ("models", "evaluation", "grading"),
-    8: ("evaluation", "grading", "report"),
+    4: ("models", "training", "dataset/general_text"),
+    5: EXAM_ROOMS,
+    6: ("models", "training", "dataset/general_text"),
+    7: EXAM_ROOMS,
+    8: ("core/experiment", "evaluation", "grading", "report"),
 }
 UNKEYED = ("PROFILE", "RUN")  # they choose values and folders, which are keyed themselves
-
+FOLDERS = ("base", "model", "cards")  # the artefacts that are folders of files
 
 TRAINS = {notebook: method for method, notebook in METHOD_STAGES.items()}
 EXAMS = EXPERIMENT_EXAMS
@@ -118,14 +120,27 @@ def artefact_path(name: str, settings: Settings, folders: Folders) -> Path | Non
     return places[name] if name in places else getattr(folders, name)
 
 
+def is_left_by(stage: Stage, settings: Settings, folders: Folders, name: str) -> bool:
+    """Whether `name`, a path as receipts write it, is of what this stage of this run leaves behind.
+
+    Receipts may come from others: a path that leaves its folder, or another run's, is none.
+    """
+    path = PurePosixPath(name)
+    if path.as_posix() != name or ".." in path.parts or not name.isprintable():
+        return False
+    for artefact in outputs_of(stage, settings):
+        place = PurePosixPath(relative_path(artefact_path(artefact, settings, folders)))
+        if path == place or (artefact.partition("_")[0] in FOLDERS and path.is_relative_to(place)):
+            return True
+    return False
+
+
 @cache
 def notebook_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CourseError(f"{path.name} is missing from notebooks/", "restore it: git checkout notebooks") from error
-    except ValueError as error:
-        raise CourseError(f"{path.name} is not a notebook: {error}", "restore it: git checkout notebooks") from error
+        return read_json(path, dict)
+    except CourseError as error:
+        raise CourseError(error.problem, "restore it: git checkout notebooks") from error
 
 
 def code_cells(path: Path) -> Iterator[tuple[list[str], str]]:

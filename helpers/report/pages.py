@@ -13,7 +13,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets.config import Config
 
-from helpers.core import NOTEBOOKS, STAGES, Folders, Stage, format_clock, make_visible, write_text
+from helpers.core import NOTEBOOKS, STAGES, Folders, Stage, format_clock, is_executed, make_visible, write_text
 from helpers.evaluation import describe_preregistration
 from helpers.papers import describe_route
 from helpers.report.alt_texts import alt_text
@@ -291,7 +291,7 @@ def asked_row(question: Mapping, scores: Mapping, answers: Mapping, papers: Mapp
 def stage_row(stage: Stage, receipt: Mapping | None, folders: Folders) -> dict[str, object]:
     """One notebook: its page, if there is one, and what it cost. Stage 8 is still running when this is written."""
     page = stage.page(folders)
-    coming = stage is STAGES[-1] and "COURSE_EXECUTION" in os.environ
+    coming = stage is STAGES[-1] and is_executed()
     state = "this report" if stage is STAGES[-1] else "not run"
     if receipt and stage is not STAGES[-1]:
         state = f"{receipt['status']}: {receipt['reason']}" if receipt["reason"] else receipt["status"]

@@ -1,7 +1,5 @@
 """What an adapter adds to a weight matrix, drawn; and what a rank costs."""
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from safetensors import safe_open
 
-from helpers.core import device_name
+from helpers.core import device_name, is_executed, read_json
 from helpers.models import config_of_settings, count_weights
 from helpers.report.plots import new_figure
 from helpers.report.tables import html_table
@@ -52,7 +50,7 @@ def adapter_addition(tuning: Finetuning, matrix: str = "layers.0.self_attn.q_pro
         thin, wide = adapter.get_tensor(first).float(), adapter.get_tensor(first.replace("lora_A", "lora_B")).float()
         name = first.removeprefix(PREFIX).removesuffix(".lora_A.weight")
         stored = base.get(f"{name}.weight").float()
-    config = json.loads((tuning.out / "adapter_config.json").read_text(encoding="utf-8"))
+    config = read_json(tuning.out / "adapter_config.json", dict)
     weight, rank = four_bit_weights(stored), len(thin)
     update = config["lora_alpha"] / rank * wide @ thin
     return Addition(name, rank, weight, update, ((weight - stored).norm() / stored.norm()).item())
@@ -167,7 +165,7 @@ def rank_slider(settings: SimpleNamespace) -> ipywidgets.VBox | HTML:
 
     Counted from the configuration; no model is loaded. Under the runner `rank_costs` stands there instead.
     """
-    if "COURSE_EXECUTION" in os.environ:
+    if is_executed():
         return rank_costs(settings)
     own = settings.LORA_TARGET_MODULES
     powers = sorted({2**n for n in range(9)} | {settings.LORA_R})

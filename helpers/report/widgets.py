@@ -1,13 +1,12 @@
 """Things to try in JupyterLab; in a rendered report each shows something that was asked in the run."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
 
 import ipywidgets
 from IPython.display import HTML
 
-from helpers.core import CourseError, Settings
+from helpers.core import CourseError, Settings, is_executed
 from helpers.papers import Paper, count_hits, try_query
 from helpers.report.score_tables import answers_by_variant
 from helpers.report.tables import html_table, paper_table
@@ -39,7 +38,7 @@ def answer_browser(scores: Mapping, questions: Iterable[Mapping], results: Mappi
     names = {id: f"{id}: {question['question']}" for id, question in asked.items()}
     if not asked:
         return HTML("<p>No question was asked in this run.</p>")
-    if "COURSE_EXECUTION" in os.environ:
+    if is_executed():
         first = next(iter(asked))
         more = (
             "In JupyterLab a list of all questions stands here; the report has them, too. How the first was answered:"
@@ -70,7 +69,7 @@ def input_box(
 
     Under the runner: a sentence, and below it `example()`, HTML of something that was asked.
     """
-    if "COURSE_EXECUTION" in os.environ:
+    if is_executed():
         shown = example()
         return HTML(f"<p>In JupyterLab a box stands here, to {purpose}.{' For example:' * bool(shown)}</p>{shown}")
     text = ipywidgets.Text(placeholder=hint, layout={"width": "70%"})

@@ -241,6 +241,7 @@ def run_finetuning(
         work=tuning.run.folders.models / "work" / tuning.arm.row,
         show=show,
         declared=declared,
+        force=tuning.run.force,
     )
     remember_speed(tuning.run.settings.MODEL_NAME, tuning.recipe, history.tokens, history.seconds)
     return history

@@ -17,7 +17,6 @@ from helpers.core import (
     ProgressLine,
     device_name,
     hash_json,
-    is_forced,
     peak_memory,
     relative_path,
     remove_folder,
@@ -61,20 +60,22 @@ def train_model(
     work: Path,
     show: Callable[[History, int], None] = lambda history, total: None,
     declared: str = "",
+    force: bool = False,
 ) -> History:
     """Train what requires gradients, save the result to `out` and return what happened.
 
     `identity` is a hash of the model, the rows and the code: with the recipe it decides whether `out` or a
-    checkpoint below `work` already is this training. `base` is the base model's manifest. `show(history, number of
-    updates)` is called after every update and every look. `declared` is kept from the first update on: who runs this
-    again with another one gets the weights that are there, and the declaration under which they were trained.
+    checkpoint below `work` already is this training, unless `force`. `base` is the base model's manifest.
+    `show(history, number of updates)` is called after every update and every look. `declared` is kept from the first
+    update on: who runs this again with another one gets the weights that are there, and the declaration under which
+    they were trained.
 
     Ctrl-C and SIGTERM save a checkpoint after the update in hand, then raise KeyboardInterrupt. Raises
     CourseError if the loss stops being a number or the disk is full; the newest checkpoint stays.
     """
     ranks = Ranks()
     key = hash_json([identity, asdict(recipe)])
-    done = None if is_forced() else find_finished(out, key, work)
+    done = None if force else find_finished(out, key, work)
     ranks.wait()
     if done:
         if ranks.main:
@@ -82,7 +83,7 @@ def train_model(
         show(done, len(done.updates))
         return done
     if ranks.main:
-        open_work(work, key)
+        open_work(work, key, force)
     ranks.wait()
     with stop_requested() as asked_to_stop, keep_freed_memory(), keep_input_dtype(model, recipe.dtype):
         run = TrainingRun(model, reading, recipe, work, key, ranks)
@@ -101,10 +102,10 @@ def train_model(
     return run.history
 
 
-def open_work(work: Path, key: str) -> None:
-    """An empty folder for this training's checkpoints, or the one that already holds some; FORCE begins anew."""
+def open_work(work: Path, key: str, force: bool = False) -> None:
+    """An empty folder for this training's checkpoints, or the one that already holds some; `force` begins anew."""
     known = work / "key"
-    if is_forced() or not known.exists() or known.read_text(encoding="utf-8").strip() != key:
+    if force or not known.exists() or known.read_text(encoding="utf-8").strip() != key:
         remove_folder(work)
     write_text(known, key)
     sweep_temporary(work)
