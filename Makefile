@@ -11,9 +11,13 @@ PYTHON := .venv/bin/python
 INSTALLED := .venv/stamp
 endif
 
-# the NAME=value words of the command line, each as it was typed and quoted for the shell
-NAMES = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
-GIVEN = $(foreach name,$(filter-out PYTHON,$(NAMES)),'$(subst ','\'',$(name)=$(value $(name)))')
+# The NAME=value words of the command line reach Python through the environment, each as it was typed: make would
+# expand a $$(shell …) in them when it exports them, and break a recipe at their line ends. -eNAME says which they are.
+TYPED := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+$(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name)))$(eval export $(name)))
+GIVEN = $(foreach name,$(filter-out PYTHON,$(TYPED)),'-e$(subst ','\'',$(name))')
+
+export PYTHONSAFEPATH :=
 
 help: ## this list
 	@echo 'make TARGET [NAME=value ...]   names are in .env.example; also STAGES=3-5, FORCE=4 and PYTHON=python'
@@ -74,9 +78,9 @@ fi
 endef
 
 define INSTALL
-echo "installing the packages into .venv, once: 2 GB (6 GB on Linux with CUDA), 2 to 15 minutes"; \
+echo 'Installing the packages into .venv, once: 2 GB on the disk (6 GB on Linux with CUDA), 2 to 15 minutes.'; \
 { .venv/bin/python -c '$(FITS)' 2>/dev/null || $$python -m venv --clear .venv; } && \
-.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock && \
+.venv/bin/python -m pip install --disable-pip-version-check -r requirements.lock && \
 cp requirements.lock .venv/stamp
 endef
 

@@ -169,19 +169,17 @@ def decode_env_file(path: Path) -> str:
     """The text of a `.env` file. Raises CourseError if it is not UTF-8: UTF-16 (PowerShell's >), or cp1252."""
     content = path.read_bytes()
     try:
-        text = content.decode("utf-8-sig")
+        if b"\0" not in content:
+            return content.decode("utf-8-sig")
+        problem = "UTF-16"
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        problem = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else f"not UTF-8 (line {line})"
-    else:
-        problem = "UTF-16" if "\0" in text else ""
-    if problem:
-        raise CourseError(
-            f"{relative_path(path)} is {problem}, and settings are read as UTF-8",
-            "save it as UTF-8: in an editor by Save with encoding, in PowerShell by Set-Content -Encoding utf8",
-            ENTRY,
-        )
-    return text
+        line = content.count(b"\n", 0, error.start) + 1
+        problem = f"not UTF-8 (line {line})"
+    raise CourseError(
+        f"{relative_path(path)} is {problem}, and settings are read as UTF-8",
+        "save it as UTF-8: in an editor by Save with encoding, in PowerShell by Set-Content -Encoding utf8",
+        ENTRY,
+    )
 
 
 def read_profile(name: str, origin: str) -> tuple[str, dict[str, object]]:

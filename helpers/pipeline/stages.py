@@ -130,7 +130,7 @@ def is_left_by(stage: Stage, settings: Settings, folders: Folders, name: str) ->
         return False
     for artefact in outputs_of(stage, settings):
         place = PurePosixPath(relative_path(artefact_path(artefact, settings, folders)))
-        if path == place or (artefact.partition("_")[0] in FOLDERS and path.is_relative_to(place)):
+        if place in path.parents if artefact.partition("_")[0] in FOLDERS else path == place:
             return True
     return False
 

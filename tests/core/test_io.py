@@ -9,11 +9,12 @@ import sys
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from helpers.core import io
+from helpers.core import fingerprint, io
 from helpers.core.errors import CourseError
 from helpers.core.paths import ROOT
-from helpers.pipeline import provenance
 
 
 class Interrupted(BaseException):
@@ -74,22 +75,104 @@ def test_rows_appended_survive_a_torn_line(tmp_path):
     assert io.read_jsonl(tmp_path / "none") == []
 
 
-def test_what_is_not_json_is_named(tmp_path):
-    (tmp_path / "bad.json").write_text('{"a": ')
-    with pytest.raises(CourseError, match=r"bad\.json is not JSON"):
-        io.read_json(tmp_path / "bad.json")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"a": ', "is not JSON"),
+        (b"", "is not JSON"),
+        (b"[" * 100_000, "is nested too deeply"),
+        (b'{"a":' * 100_000, "is nested too deeply"),
+        (b'{"a": "\\ud800"}', "half a character"),
+        (b'{"\\uDFFF": 1}', "half a character"),
+        ('{"a": "Sjögren"}'.encode("cp1252"), r"is not UTF-8 \(byte 9\)"),
+        ('{"a": 1}'.encode("utf-16"), "is not UTF-8"),
+        (b"1" * 5000, "is not JSON"),
+        (b"[1]", "holds a list, and not an object"),
+        (b"null", "holds null, and not an object"),
+        (b"true", "holds true or false, and not an object"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_is_not_the_json_that_is_wanted_is_named(tmp_path, content, said):
+    (tmp_path / "bad.json").write_bytes(content)
+    with pytest.raises(CourseError, match=rf"bad\.json {said}|bad\.json holds {said}"):
+        io.read_json(tmp_path / "bad.json", dict)
+
+
+def test_a_file_that_is_not_there_and_a_folder_in_its_place_are_named(tmp_path):
+    (tmp_path / "folder.json").mkdir()
+    for read in (io.read_json, io.read_jsonl):
+        with pytest.raises(CourseError, match=r"folder\.json cannot be read: Is a directory"):
+            read(tmp_path / "folder.json")
     with pytest.raises(CourseError, match="does not exist"):
         io.read_json(tmp_path / "absent.json")
 
 
+def test_a_byte_order_mark_and_a_whole_pair_are_read(tmp_path):
+    (tmp_path / "a.json").write_bytes('\ufeff{"a": "\\ud83d\\ude00"}\n'.encode())
+    assert io.read_json(tmp_path / "a.json") == io.read_jsonl(tmp_path / "a.json")[0] == {"a": "😀"}
+
+
+@given(st.binary(max_size=200) | st.text(alphabet='{}[]",:\\u d8091e-.tfn', max_size=200).map(str.encode))
+def test_any_bytes_are_a_value_that_can_be_written_again_or_a_course_error(content):
+    try:
+        value = io.parse_json(content, "it")
+    except CourseError as error:
+        assert error.problem.startswith("it ")
+    else:
+        json.dumps(value, ensure_ascii=False).encode()
+
+
+def test_a_line_ends_at_a_line_feed_only_and_a_strict_reader_names_the_bad_one(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"a": "one\u2028two\x85three"}, {"b": 1}]
+    io.write_jsonl(path, rows)
+    assert io.read_jsonl(path, strict=True) == rows
+    with path.open("ab") as file:
+        file.write(b'\n[1]\n"text"\n{"c": "\\ud800"}\n' + b"[" * 100_000 + b'\n{"d": 1}\n')
+    assert io.read_jsonl(path) == [*rows, {"d": 1}]
+    with pytest.raises(CourseError, match=r"rows\.jsonl, line 4 holds a list, and not an object"):
+        io.read_jsonl(path, strict=True)
+
+
+@pytest.mark.parametrize("write", [io.write_text, lambda path, text: io.append_jsonl(path, [{}])])
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path, write):
+    (tmp_path / "raw").symlink_to(tmp_path / "gone")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(
+        CourseError, match=r"raw is a link to .*gone, which is not there\n→ make that folder, or remove"
+    ):
+        write(tmp_path / "raw" / "deep" / "a.json", "")
+    with pytest.raises(CourseError, match=r"file is a file where a folder should be"):
+        write(tmp_path / "file" / "a.json", "")
+    with pytest.raises(CourseError, match=r"folder is a folder where a file should be"):
+        write(tmp_path / "folder", "")
+    assert not leftovers(tmp_path)
+
+
+def test_a_read_only_place_is_named(tmp_path):
+    for number in (errno.EROFS, errno.EACCES):
+        with (
+            pytest.raises(CourseError, match=r"a\.json cannot be written: .*\n→ copy the course to a folder that is"),
+            io.atomic_file(tmp_path / "a.json"),
+        ):
+            raise OSError(number, os.strerror(number))
+
+
+def test_what_is_wrong_in_a_program_is_not_called_the_disks_fault(tmp_path):
+    with pytest.raises(ValueError, match="mine"), io.atomic_file(tmp_path / "a.json"):
+        raise ValueError("mine")
+
+
 def test_fingerprints_follow_content_and_not_dates(tmp_path):
     (tmp_path / "a").write_text("1")
-    before = provenance.fingerprints(tmp_path)
+    before = fingerprint.fingerprint_files(tmp_path)
     os.utime(tmp_path / "a", (1, 1))
-    assert provenance.fingerprints(tmp_path) == before
+    assert fingerprint.fingerprint_files(tmp_path) == before
     (tmp_path / "a").write_text("2")
-    assert provenance.fingerprints(tmp_path) != before
-    assert provenance.fingerprints(tmp_path / "absent") == {}
+    assert fingerprint.fingerprint_files(tmp_path) != before
+    assert fingerprint.fingerprint_files(tmp_path / "absent") == {}
 
 
 KILLED = """
@@ -113,3 +196,28 @@ def test_a_killed_writer_leaves_a_whole_file_and_something_to_sweep(tmp_path):
         assert len(json.loads(path.read_text())["fill"]) == 20000
     io.sweep_temporary(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_a_sweep_leaves_alone_what_another_living_process_is_writing(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        theirs, mine = tmp_path / f"{io.TEMPORARY}{other.pid}-x", tmp_path / f"{io.temporary_prefix()}y"
+        theirs.mkdir()
+        mine.write_text("")
+        io.sweep_temporary(tmp_path)
+        assert list(tmp_path.iterdir()) == [theirs], "what this process left before, it did not end"
+        other.communicate(b"\n")
+    io.sweep_temporary(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_download_leaves_something_to_sweep(tmp_path):
+    """pip is at work in a folder of its own when the process dies; the next command clears it away."""
+    code = (
+        "import os, sys, subprocess, pathlib\nfrom helpers.core import pypi\n"
+        "pypi.subprocess.run = lambda *words, **how: os.kill(os.getpid(), 9)\n"
+        "pypi.fetch_package('a==1', '0' * 64, pathlib.Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "raw" / "a.whl"], cwd=ROOT)
+    assert len(leftovers(tmp_path)) == 1
+    io.sweep_temporary(tmp_path / "raw")
+    assert not leftovers(tmp_path)

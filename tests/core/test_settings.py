@@ -1,16 +1,17 @@
 """Settings: which origin wins, what is refused, and that .env.example is true.
 
-`python tests/test_settings.py > .env.example` (from the repository, PYTHONPATH=.) renews that file.
+`PYTHONPATH=. python tests/core/test_settings.py > .env.example`, from the repository, renews that file.
 """
 
 import random
 import re
+import shlex
 import string
 import textwrap
 
 import pytest
 
-from helpers.core import settings
+from helpers.core import cli, settings
 from helpers.core.errors import CourseError
 from helpers.core.paths import ROOT
 from helpers.core.settings import NAMES, SECRETS, Settings, load_settings
@@ -63,10 +64,31 @@ def test_later_origins_win(tmp_path):
     assert origins["QLORA_EPOCHS"] == "profile smoke" and origins["LORA_ALPHA"] == "default"
 
 
-def test_the_command_line_beats_a_parameters_cell():
-    environment = {**BARE, "SEED": "5"}
-    resolved, origins = load_settings({"SEED": "5"}, environment=environment, command_line=["SEED"])
-    assert (resolved.SEED, origins["SEED"]) == (5, "command line")
+def test_the_command_line_beats_a_parameters_cell_and_the_environment():
+    environment = {**BARE, "SEED": "5", "LORA_R": "5"}
+    resolved, origins = load_settings({"SEED": 6}, environment=environment, command_line={"SEED": "7", "LORA_R": ""})
+    assert (resolved.SEED, origins["SEED"]) == (7, "command line")
+    assert (resolved.LORA_R, origins["LORA_R"]) == (5, "environment"), "an empty text sets nothing"
+
+
+@pytest.mark.parametrize(
+    ("environment", "origin"),
+    [({}, "this machine"), ({"PROFILE": "auto"}, "this machine"), ({"PROFILE": "cpu"}, "environment")],
+)
+def test_a_profile_that_nobody_named_is_this_machines(environment, origin):
+    _, origins = load_settings(environment={"ENV_FILE": "", **environment})
+    assert origins["PROFILE"] == origin
+
+
+def test_a_suggested_command_repeats_what_was_set_for_this_process_and_no_secret(tmp_path):
+    (tmp_path / "my.env").write_text("MAX_PAPERS=20")
+    environment = {"ENV_FILE": str(tmp_path / "my.env"), "PROFILE": "smoke", "HF_TOKEN": "hf_secret", "PATH": "/bin"}
+    resolved, _ = load_settings({"SEED": 7, "WHICH": "full"}, environment=environment, command_line={"RUN": "b"})
+    line = cli.make_command(resolved, STAGES="3,4")
+    assert shlex.split(line)[:3] == ["make", "pipeline", "STAGES=3,4"]
+    assert set(shlex.split(line)[3:]) == {f"ENV_FILE={tmp_path / 'my.env'}", "PROFILE=smoke", "SEED=7", "RUN=b"}
+    query = load_settings(environment=BARE, command_line={"PAPERS_QUERY": "it's $(x) `y`"})[0]
+    assert "PAPERS_QUERY=it's $(x) `y`" in shlex.split(cli.make_command(query))
 
 
 @pytest.mark.parametrize(
@@ -82,12 +104,16 @@ def test_the_command_line_beats_a_parameters_cell():
         ("RUN", "..", "matching"),
         ("HF_ENDPOINT", "nonsense", "Hugging Face Hub address"),
         ("PROFILE", "huge", "one of auto, smoke"),
+        ("EXPOSURES", "1001", "at most 1000"),
+        ("CONTROLS", "all", "one of off, control, placebo, full"),
+        ("TIME_LIMIT", "0", "above 0"),
+        ("TRACKING", "wandb", "one of off, tensorboard, trackio"),
     ],
 )
 def test_a_wrong_value_names_the_setting_the_value_and_what_is_allowed(name, value, said):
     with pytest.raises(CourseError) as error:
         load_settings(environment={**BARE, name: value})
-    assert name in str(error.value) and repr(value) in str(error.value) and said in str(error.value)
+    assert f"{name}={value!r} (environment)" in str(error.value) and said in str(error.value)
 
 
 @pytest.mark.parametrize("where", ["parameters", "env file", "environment"])
@@ -106,6 +132,49 @@ def test_an_unknown_name_is_refused_with_the_nearest(where, tmp_path):
 
 def test_other_programs_variables_are_none_of_our_business():
     load_settings(environment={**BARE, "PATH": "/bin", "MODEL": "x", "PAPER": "a4"})
+
+
+@pytest.mark.parametrize(
+    "line", ["PROFILE: smoke", "PROFILE smoke", "set PROFILE=smoke", "PROFILE", 'RUN="abc', "RUN='abc", 'RUN="a" b']
+)
+def test_a_line_that_is_not_name_and_value_is_refused_with_its_number(tmp_path, line):
+    path = tmp_path / "my.env"
+    path.write_text(f"# mine\n\nSEED=1\n{line}\nLORA_R=4\n")
+    with pytest.raises(CourseError, match=r"my\.env, line 4: this is not NAME=value\n→ write NAME=value"):
+        load_settings(environment={"ENV_FILE": str(path), "PROFILE": "cpu"})
+
+
+def test_a_value_in_a_file_is_read_as_it_is_written(tmp_path):
+    path = tmp_path / "my.env"
+    path.write_bytes("\ufeffPAPERS_QUERY='${HOME} $(id) # \"lupus\"[ti]'\r\nexport RUN=mine # a word\r\n".encode())
+    resolved, _ = load_settings(environment={"ENV_FILE": str(path), "PROFILE": "cpu", "HOME": "/root"})
+    assert (resolved.PAPERS_QUERY, resolved.RUN) == ('${HOME} $(id) # "lupus"[ti]', "mine")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"), [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("cp1252", r"not UTF-8 \(line 2\)")]
+)
+def test_a_file_in_another_encoding_is_refused_with_the_way_to_save_it(tmp_path, encoding, said):
+    path = tmp_path / "my.env"
+    path.write_bytes("SEED=1\nTOPIC=Sjögren\n".encode(encoding))
+    with pytest.raises(CourseError, match=rf"my\.env is {said}, and settings are read as UTF-8\n→ save it as UTF-8"):
+        load_settings(environment={"ENV_FILE": str(path), "PROFILE": "cpu"})
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_on_the_command_line_is_refused_unshown(name):
+    with pytest.raises(CourseError, match=f"{name} is given on the command line, where every user") as error:
+        cli.parse_words([f"{name}=hunter2"], "make pipeline")
+    assert "hunter2" not in str(error.value) and ".env" in str(error.value)
+
+
+def test_a_stage_reads_what_it_declares_and_nothing_else():
+    limited = load_settings(environment=BARE)[0].readable_in(["SEED"])
+    assert limited.SEED == 42
+    with pytest.raises(
+        CourseError, match=r"reads LORA_R, which its parameters cell does not declare\n→ add the line"
+    ):
+        limited.LORA_R  # noqa: B018
 
 
 def test_a_missing_env_file_is_refused_only_where_it_was_asked_for():

@@ -2,15 +2,19 @@
 
 import json
 import os
-from dataclasses import replace
+from collections.abc import Iterable
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as how
+from hypothesis import strategies as st
+from support import tiny
 
-from helpers.core import STAGES, paths, settings
-from helpers.core.paths import Folders
+from helpers.core import STAGES, Stage, fingerprint, io, paths, run
+from helpers.core.fingerprint import strip_code
+from helpers.core.paths import ROOT, Folders
 from helpers.pipeline import artefacts, provenance, stages
 
-STAGE = STAGES[3]
 CELLS = [
     (["setup"], "import sys"),
     (["parameters"], "SEED = None  # draws\nMAX_SEQ_LENGTH = None\nPROFILE = None"),
@@ -20,24 +24,31 @@ CELLS = [
 
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
-    """Stage 4 in a repository of its own, its inputs and outputs written; the helpers are the real ones."""
+    """Stage 4 in a repository of its own, its inputs and outputs written; the code of the rooms is the real one."""
     for module in (paths, provenance, artefacts):
         monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(provenance, "module_path", lambda name: stages.NOTEBOOKS.parent / "helpers" / f"{name}.py")
-    stage = Toy(**vars(STAGE))
+    stage = Toy(**vars(STAGES[3]))
     write_notebook(stage, CELLS)
-    for path in (Folders().training_data, Folders().held_out, Folders().model("qlora") / "adapter.safetensors"):
+    for path in (Folders().training_data, Folders().held_out, output(), placebo()):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
     return stage
 
 
-class Toy(stages.Stage):
+class Toy(Stage):
     """A stage whose notebook lies in the test's own repository."""
 
     @property
     def notebook(self):
         return paths.ROOT / "notebooks" / f"{self.name}.ipynb"
+
+
+def output():
+    return Folders().model("qlora") / "adapter.safetensors"
+
+
+def placebo():
+    return Folders().model("placebo_qlora") / "adapter.safetensors"
 
 
 def write_notebook(stage, cells):
@@ -47,14 +58,14 @@ def write_notebook(stage, cells):
     stage.notebook.write_text(json.dumps({"cells": cells}))
 
 
-def resolve(**parameters):
-    return settings.load_settings(parameters, environment={"PROFILE": "smoke", "ENV_FILE": ""})[0]
-
-
 def finish(stage, resolved=None, **facts):
-    resolved = resolved or resolve()
+    resolved = resolved or tiny.resolve()
     key = provenance.stage_key(stage, resolved, Folders())
     return provenance.write_receipt(stage, resolved, Folders(), key=key, seconds=1.25, **facts)
+
+
+def why(stage, **parameters):
+    return provenance.stage_state(stage, tiny.resolve(**parameters), Folders()).why
 
 
 def test_a_stage_depends_on_how_the_ones_before_it_ended(stage):
@@ -65,14 +76,10 @@ def test_a_stage_depends_on_how_the_ones_before_it_ended(stage):
     assert provenance.stage_outcome(stage, Folders()) == "done"
 
 
-def why(stage, **parameters):
-    return provenance.stage_state(stage, resolve(**parameters), Folders()).why
-
-
 def test_done_until_something_it_depends_on_differs(stage):
     assert why(stage) == "not run yet"
     finish(stage)
-    assert provenance.stage_state(stage, resolve(), Folders()) == provenance.State(True)
+    assert provenance.stage_state(stage, tiny.resolve(), Folders()) == provenance.State(True)
     assert why(stage, SEED=7) == "setting changed: SEED"
     assert why(stage, MAX_PAPERS=50) == "", "it does not read that setting"
     assert why(stage, PROFILE="cpu", MAX_SEQ_LENGTH=256) == "", "only values count, not the profile's name"
@@ -82,13 +89,25 @@ def test_done_until_something_it_depends_on_differs(stage):
 
 def test_damaged_and_missing_outputs_are_found(stage):
     finish(stage)
-    output = Folders().model("qlora") / "adapter.safetensors"
-    os.utime(output, (1, 1))
+    os.utime(output(), (1, 1))
     assert why(stage) == ""
-    output.write_text("Adapter.safetensors")
+    output().write_text("Adapter.safetensors")
     assert why(stage) == "models/qlora_model/adapter.safetensors is damaged"
-    output.unlink()
+    output().unlink()
     assert why(stage) == "models/qlora_model/adapter.safetensors is missing"
+
+
+def test_a_receipt_that_does_not_speak_of_all_that_is_left_does_not_count(stage):
+    receipt = finish(stage)
+    io.write_json(stage.receipt(Folders()), receipt | {"outputs": {}})
+    assert why(stage) == "models/qlora_model is not in its receipt"
+    foreign = {"data/papers.jsonl": "0" * 64}
+    Folders().papers.write_text("")
+    io.write_json(stage.receipt(Folders()), receipt | {"outputs": receipt["outputs"] | foreign})
+    assert why(stage) == "data/papers.jsonl is damaged"
+    foreign["data/papers.jsonl"] = io.hash_file(Folders().papers)
+    io.write_json(stage.receipt(Folders()), receipt | {"outputs": receipt["outputs"] | foreign})
+    assert why(stage) == "its receipt names data/papers.jsonl, which it does not leave"
 
 
 @pytest.mark.parametrize(
@@ -113,57 +132,149 @@ def test_setup_cells_and_parameter_comments_do_not_count(stage):
     assert why(stage) == ""
 
 
-def test_a_receipt_holds_no_secret_and_no_path_of_this_machine(stage, monkeypatch):
-    resolved = settings.load_settings(environment={"PROFILE": "smoke", "ENV_FILE": "", "HF_TOKEN": "hf_secret"})[0]
-    receipt = finish(stage, resolved, counts={"rows": 3})
+def test_a_receipt_holds_no_secret_and_no_path_or_name_of_this_machine(stage, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    receipt = finish(stage, tiny.resolve(), counts={"rows": 3})
     text = stage.receipt(Folders()).read_text()
-    assert "hf_secret" not in text and str(paths.ROOT) not in text
+    assert "hf_secret" not in text and str(paths.ROOT) not in text and os.uname().nodename not in text
     assert receipt["counts"] == {"rows": 3} and json.loads(text) == receipt
+    assert run.read_receipt(stage, Folders()) == receipt
 
 
-def test_docstrings_comments_and_layout_are_left_out_of_the_code():
-    plain = provenance.plain
-    assert plain('def f():\n    "says"\n    return 1  # one') == plain("def f():\n\n    return (1)")
-    assert plain("x = 'a'") != plain("x = 'b'")
-    assert plain('class A:\n    """only words"""') == plain("class A:\n    pass")
+# --- receipts that others wrote ------------------------------------------------------------------------------------
+
+MALFORMED = {
+    "nested": b"[" * 100_000,
+    "cut": b'{"status": "done", "outp',
+    "empty": b"",
+    "a list": b"[]",
+    "no status": b"{}",
+    "another status": b'{"status": "great"}',
+    "outputs are a list": b'{"status": "done", "outputs": ["a"]}',
+    "a hash is a number": b'{"status": "done", "outputs": {"a": 1}}',
+    "seconds are text": b'{"status": "done", "seconds": "9"}',
+    "key of before the rooms": b'{"status": "done", "key": {"code": "b8873b59"}}',
+    "half a character": b'{"status": "done", "reason": "\\ud800"}',
+    "not UTF-8": b'{"status": "done", "reason": "\xff"}',
+}
 
 
-def test_magics_are_code():
-    assert provenance.plain("%matplotlib inline\nx = 1") != provenance.plain("x = 1")
-    assert provenance.plain("if x:\n    !ls") != provenance.plain("if x:\n    !pwd")
-    assert provenance.plain("x = (\n    7\n    % 5\n)") == provenance.plain("x = 7 % 5")
+@pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_receipt_is_named_and_its_stage_runs_again(stage, content):
+    finish(stage)
+    stage.receipt(Folders()).write_bytes(content)
+    assert why(stage).startswith(f"reports/receipts/{stage.name}.json ")
+    assert run.read_receipt(stage, Folders()) is None and stage.name not in run.read_receipts(Folders())
+    finish(stage)
+    assert why(stage) == ""
 
 
-def test_imports_of_helpers_are_followed():
-    found = provenance.imported_helpers(
-        "import helpers.chat\nfrom helpers import files, nothing\nfrom helpers.paths import ROOT"
-    )
-    assert found == {"chat", "files", "paths"}
-    assert {"receipts", "files", "paths", "settings", "errors"} <= set(provenance.closure(["receipts"]))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=5), parts, max_size=3),
+    max_leaves=8,
+)
+RECEIPT = st.fixed_dictionaries(
+    {"status": st.sampled_from(["done", "skipped"]) | JSON},
+    optional={name: JSON for name in run.Receipt.model_fields if name != "status"},
+)
+
+
+@how(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(RECEIPT | JSON)
+def test_no_receipt_makes_anything_but_a_stage_that_runs_again(stage, value):
+    stage.receipt(Folders()).parent.mkdir(parents=True, exist_ok=True)
+    stage.receipt(Folders()).write_text(json.dumps(value))
+    assert why(stage) and provenance.stage_outcome(stage, Folders()) is not None
+
+
+def test_a_run_of_before_the_rooms_is_not_mixed_with_a_new_one(stage):
+    """Its receipt has hashes of single modules."""
+    receipt = finish(stage)
+    old = {"code": {"notebook": receipt["key"]["code"]["notebook"], "training": "0" * 64, "chat": "1" * 64}}
+    io.write_json(stage.receipt(Folders()), receipt | {"key": receipt["key"] | old})
+    assert why(stage).startswith("code changed: models, training")
 
 
 def test_finished_stages_are_kept_elsewhere_and_come_back(stage, tmp_path, monkeypatch):
     monkeypatch.setattr(artefacts, "STAGES", (stage,))
-    resolved = resolve(ARTEFACTS_DIR=str(tmp_path / "drive"))
+    drive, resolved = tmp_path / "drive", tiny.resolve()
     finish(stage, resolved)
-    artefacts.keep_stage(stage, resolved, Folders())
-    output = Folders().model("qlora") / "adapter.safetensors"
-    for lost in (output, stage.receipt(Folders())):
+    artefacts.keep_stage(stage, Folders(), drive)
+    for lost in (output(), stage.receipt(Folders())):
         lost.unlink()
-    assert artefacts.restore_stages(resolved, Folders()) == [stage.name]
+    assert artefacts.restore_stages({4: resolved}, Folders(), drive).stages == [stage.name]
     assert provenance.stage_state(stage, resolved, Folders()).done
-    assert artefacts.restore_stages(resolved, Folders()) == [], "nothing is brought back twice"
+    assert artefacts.restore_stages({4: resolved}, Folders(), drive).stages == [], "nothing is brought back twice"
     stage.receipt(Folders()).unlink()
-    (tmp_path / "drive" / "models/qlora_model/adapter.safetensors").write_text("damaged")
-    assert artefacts.restore_stages(resolved, Folders()) == [], "a damaged copy stays where it is"
+    (drive / "models/qlora_model/adapter.safetensors").write_text("damaged")
+    assert artefacts.restore_stages({4: resolved}, Folders(), drive).stages == [], "a damaged copy stays"
+
+
+# --- the code that a stage depends on ------------------------------------------------------------------------------
+
+
+def test_docstrings_comments_and_layout_are_left_out_of_the_code():
+    assert strip_code('def f():\n    "says"\n    return 1  # one') == strip_code("def f():\n\n    return (1)")
+    assert strip_code("x = 'a'") != strip_code("x = 'b'")
+    assert strip_code('class A:\n    """only words"""') == strip_code("class A:\n    pass")
+
+
+def test_magics_are_code():
+    assert strip_code("%matplotlib inline\nx = 1") != strip_code("x = 1")
+    assert strip_code("if x:\n    !ls") != strip_code("if x:\n    !pwd")
+    assert strip_code("x = (\n    7\n    % 5\n)") == strip_code("x = 7 % 5")
+
+
+def test_every_place_of_the_key_is_there():
+    for place in {place for places in stages.ROOMS.values() for place in places}:
+        assert all(file.is_file() for file in fingerprint.files_of(place)), place
+
+
+def changed_stages(place: str, monkeypatch) -> set[int]:
+    """The stages whose key differs when a value in one file of helpers does."""
+    file = ROOT / "helpers" / f"{place}.py"
+    assert file.exists()
+
+    def keys() -> Iterable[tuple[int, dict]]:
+        fingerprint.hash_code.cache_clear()
+        return {stage.number: provenance.notebook_code(stage) for stage in STAGES}
+
+    before, read = keys(), fingerprint.content_of
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprint, "content_of", lambda path: "changed" if path == file else read(path))
+        after = keys()
+    fingerprint.hash_code.cache_clear()
+    return {number for number in before if before[number] != after[number]}
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("text/sentences", {3}),
+        ("papers/screening", {3}),
+        ("dataset/formats", {3}),
+        ("training/loop", {4, 6}),
+        ("dataset/general_text", {3, 4, 6}),
+        ("models/load", {1, 2, 4, 5, 6, 7}),
+        ("evaluation/answers", {2, 5, 7, 8}),
+        ("grading/rubric", {8}),
+        ("report/plots", {8}),
+        ("core/experiment", {2, 5, 7, 8}),
+        ("core/io", set()),
+        ("pipeline/runner", set()),
+        ("serving/app", set()),
+    ],
+)
+def test_a_change_of_code_reaches_the_stages_whose_results_it_may_change(place, expected, monkeypatch):
+    assert changed_stages(place, monkeypatch) == expected
 
 
 def test_stages_need_only_earlier_ones_and_read_what_those_leave():
-    made = {}
+    made, resolved = {}, tiny.resolve(CONTROLS="full", SEEDS=2)
     for stage in STAGES:
         assert all(number < stage.number for number in stage.needs)
-        for name in stage.inputs:
+        for name in stages.inputs_of(stage, resolved):
             if name in made:
                 assert made[name] in stage.needs, f"{stage.name} reads {name} but does not need stage {made[name]}"
-        made |= {name: stage.number for name in stage.outputs if name not in made}
-    assert replace(STAGES[0]) == STAGES[0]
+        made |= {name: stage.number for name in stages.outputs_of(stage, resolved) if name not in made}

@@ -19,6 +19,7 @@ from support.sweeps import times
 
 from helpers.core.fingerprint import parse_code as parse
 from helpers.core.paths import NOTEBOOKS, ROOT
+from helpers.core.settings import SECRETS
 from helpers.pipeline import dependencies
 from helpers.pipeline.stages import code_cells
 
@@ -109,7 +110,7 @@ def imported() -> dict[str, str]:
 
 
 def test_every_import_is_declared():
-    ours = {"helpers", "tests"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
+    ours = {"helpers", "support"}
     for module, where in imported().items():
         if module not in sys.stdlib_module_names and module not in ours | ELSEWHERE:
             name = canonicalize_name(IMPORTED_AS.get(module, module))
@@ -132,33 +133,83 @@ def test_this_interpreter_has_what_is_needed():
     assert dependencies.find_missing(["no-such-package>=1", "pytest>=1"]) == ["no-such-package>=1"]
 
 
-def make(*words: str, **environment: str) -> str:
-    """What `make` prints; it must succeed."""
-    environment = {**{k: v for k, v in os.environ.items() if not k.startswith("MAKE")}, **environment}
-    return subprocess.run(
-        ["make", "--no-print-directory", *words],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        check=True,
-        capture_output=True,
-    ).stdout
+OUTSIDE = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # no make around this
 
 
 def test_make_alone_lists_every_target():
     text = (ROOT / "Makefile").read_text()
     phony = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()) - {"always", "check"}
-    listed = set(re.findall(r"^  ([\w-]+) ", make(), re.MULTILINE))
+    shown = subprocess.run(["make"], cwd=ROOT, env=OUTSIDE, text=True, check=True, capture_output=True).stdout
+    listed = set(re.findall(r"^  ([\w-]+) ", shown, re.MULTILINE))
     assert listed == phony and {"pipeline", "test", "lab", "help"} <= listed
 
 
-def test_values_reach_the_runner_as_they_were_typed():
-    typed = 'PAPERS_QUERY=it\'s "lupus"[MeSH] AND (a  b) $HOME `id` $(shell id) #x; y'
-    printed = make("-n", "pipeline", "PYTHON=python", "RUN=mine", typed)
-    line = next(line for line in printed.splitlines() if "helpers pipeline" in line)
-    show = line.replace("python -m helpers pipeline", "printf '%s\\n'")
-    words = subprocess.run(["sh", "-c", show], text=True, capture_output=True, check=True).stdout.splitlines()
-    assert sorted(words) == sorted(["RUN=mine", typed])
+HEARS = """#!{python}
+import json, sys
+sys.path.insert(0, {root!r})
+from helpers.__main__ import take_values
+if "helpers" in sys.argv:
+    json.dump(take_values(sys.argv[3:]), open({place!r}, "w"))
+"""
+TYPED = (
+    'it\'s "lupus"[MeSH] AND (a  b) $HOME `touch {trap}` #x; y \\ $$ %s & ',
+    "$(shell touch {trap}) ${{shell touch {trap}}} $(error stop) $(HOME) $(eval X := $(shell touch {trap}))",
+    "first\n\ttouch {trap}\n@touch {trap}\n",
+    "ends with \\",
+    "",
+    "-x",
+    "Sjögren \u2028 $",
+)
+
+
+@pytest.mark.parametrize("program", sorted({"make", os.environ.get("OTHER_MAKE", "make")}))
+@pytest.mark.parametrize("target", ["pipeline", "control", "serve", "export", "bench", "help"])
+def test_values_reach_python_as_they_were_typed_and_nothing_runs_them(tmp_path, target, program):
+    """Make itself, a real recipe, and in place of the interpreter one that writes down what it is given."""
+    trap, place, hears = tmp_path / "trap", tmp_path / "heard.json", tmp_path / "hears"
+    hears.write_text(HEARS.format(python=sys.executable, root=str(ROOT), place=str(place)))
+    hears.chmod(0o755)
+    values = {f"NAME_{number}": text.format(trap=trap) for number, text in enumerate(TYPED)}
+    words = [f"{name}={value}" for name, value in values.items()]
+    subprocess.run(
+        [program, target, f"PYTHON={hears}", *words], cwd=ROOT, env=OUTSIDE, check=True, capture_output=True
+    )
+    assert not trap.exists()
+    assert target == "help" or sorted(json.loads(place.read_text())) == sorted([target, *words])
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_on_makes_line_is_refused_with_the_way_out(name):
+    line = ["make", "pipeline", f"PYTHON={sys.executable}", f"{name}=hunter2"]
+    done = subprocess.run(line, cwd=ROOT, env=OUTSIDE, text=True, capture_output=True)
+    assert done.returncode and f"{name} is given on the command line, where every user" in done.stderr
+    assert "write it into .env" in done.stderr and "hunter2" not in done.stdout + done.stderr
+
+
+def test_make_finds_the_helpers_where_python_is_told_to_look_nowhere():
+    line = ["make", "pipeline", f"PYTHON={sys.executable}", "NONSENSE=1"]
+    done = subprocess.run(line, cwd=ROOT, env=OUTSIDE | {"PYTHONSAFEPATH": "1"}, text=True, capture_output=True)
+    assert "NONSENSE (in the command line) is not a setting" in done.stderr
+
+
+def test_an_ascii_terminal_gets_the_error_and_no_traceback():
+    line = [sys.executable, "-m", "helpers", "pipeline", "NONSENSE=Sjögren→"]
+    done = subprocess.run(line, cwd=ROOT, env=OUTSIDE | {"PYTHONIOENCODING": "ascii"}, text=True, capture_output=True)
+    assert done.returncode == 1 and "is not a setting\n\\u2192 " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_dependencies_are_checked_before_anything_is_installed(tmp_path):
+    """The file runs alone, without site-packages: it must import nothing of them and nothing of helpers."""
+    script = ROOT / "helpers" / "pipeline" / "dependencies.py"
+    done = subprocess.run([sys.executable, "-I", "-S", script, "check"], cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 1 and "lacks" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_few_hidden_channels_are_left():
+    """What the runner tells the notebook's process travels in one variable; settings and options bear their names."""
+    files = [*(ROOT / "helpers").rglob("*.py"), ROOT / "Makefile", *NOTEBOOKS.glob("*.ipynb")]
+    found = {name for path in files for name in re.findall(r"\bCOURSE_[A-Z_]+", path.read_text())}
+    assert found == {"COURSE_EXECUTION"}
 
 
 def test_nothing_swallows_a_failure():
