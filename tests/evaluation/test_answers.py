@@ -42,9 +42,9 @@ def asked(monkeypatch):
     return batches
 
 
-def ask(speaker, notes, questions=QUESTIONS, identity="model", length=6):
+def ask(speaker, notes, questions=QUESTIONS, identity="model", length=6, force=False):
     return answers.ask_questions(
-        *speaker, questions, row="base", identity=identity, max_new_tokens=length, notes=notes
+        *speaker, questions, row="base", identity=identity, max_new_tokens=length, notes=notes, force=force
     )
 
 
@@ -269,10 +269,8 @@ def test_force_asks_again_and_the_newest_answer_counts(speaker, tmp_path, asked,
     notes = tmp_path / "notes.jsonl"
     ask(speaker, notes)
     asked.clear()
-    monkeypatch.setenv("COURSE_FORCE", "1")
-    forced = ask(speaker, notes)
+    forced = ask(speaker, notes, force=True)
     assert sum(map(len, asked)) == len(QUESTIONS)
-    monkeypatch.delenv("COURSE_FORCE")
     assert ask(speaker, notes) == forced
 
 

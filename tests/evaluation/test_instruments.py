@@ -32,8 +32,9 @@ def speaker(tmp_path_factory):
     return load.load_model(folder, "float32"), load.load_tokenizer(folder)
 
 
-def measure(speaker, notes, asked=TEXTS + CHOICES, length=64, identity="model"):
-    return instruments.measure_items(*speaker, asked, row="base", identity=identity, max_length=length, notes=notes)
+def measure(speaker, notes, asked=TEXTS + CHOICES, length=64, identity="model", **how):
+    wanted = {"row": "base", "identity": identity, "max_length": length, "notes": notes}
+    return instruments.measure_items(*speaker, asked, **wanted, **how)
 
 
 def test_bits_per_byte_are_the_models_own_surprise(speaker, tmp_path):
@@ -108,8 +109,7 @@ def test_what_was_noted_is_not_measured_again(speaker, tmp_path, read, monkeypat
     measure(speaker, tmp_path / "notes.jsonl", identity="another model")
     assert sum(read) == rows
     read.clear()
-    monkeypatch.setenv("COURSE_FORCE", "1")
-    measure(speaker, tmp_path / "notes.jsonl")
+    measure(speaker, tmp_path / "notes.jsonl", force=True)
     assert sum(read) == rows
 
 

@@ -1,5 +1,6 @@
 """What an adapter adds to a matrix, what a rank costs, and what 16 bits would lose."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import ipywidgets
@@ -84,8 +85,7 @@ def test_the_share_is_the_one_that_notebook_four_prints(job):
     assert trained == inner.adapter(tiny.LORA["r"]) and total == inner.total + trained
 
 
-def test_the_slider_shows_what_is_chosen(monkeypatch):
-    monkeypatch.delenv("COURSE_EXECUTION", raising=False)
+def test_the_slider_shows_what_is_chosen():
     knobs = tiny.resolve(LORA_R=5)
     made = weight_plots.rank_slider(knobs)
     (rank, targets), shown = made.children[0].children, made.children[1]
@@ -95,14 +95,13 @@ def test_the_slider_shows_what_is_chosen(monkeypatch):
     assert "every weight" in shown.value
 
 
-def test_own_target_modules_stay_a_choice(monkeypatch):
-    monkeypatch.delenv("COURSE_EXECUTION", raising=False)
+def test_own_target_modules_stay_a_choice():
     own = "q_proj, o_proj"
     assert weight_plots.rank_slider(tiny.resolve(LORA_TARGET_MODULES=own)).children[0].children[1].value == own
 
 
 def test_a_rendered_page_gets_a_table_instead(monkeypatch):
-    monkeypatch.setenv("COURSE_EXECUTION", "1")
+    monkeypatch.setattr("helpers.core.progress._listener", Path("a run"))
     made = weight_plots.rank_slider(tiny.resolve())
     assert not isinstance(made, ipywidgets.Widget)
     assert all(

@@ -1,5 +1,7 @@
 """Widgets, used as a reader does: typed into and clicked, on the real classes; and what stands there in a page."""
 
+from pathlib import Path
+
 import ipywidgets
 import pytest
 from IPython.display import HTML
@@ -41,7 +43,7 @@ def ask(made, question):
 
 
 def in_a_page(monkeypatch):
-    monkeypatch.setenv("COURSE_EXECUTION", "a run")
+    monkeypatch.setattr("helpers.core.progress._listener", Path("a run"))
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def model_for(method, folder, seed=1):
     return model.add_adapter(load.load_model(folder, "nf4", dtype="float32"), LoraConfig(**LORA), seed)
 
 
-def fit(method, folder, place, *, out=None, show=lambda history, total: None, identity="test", **recipe):
+def fit(method, folder, place, *, out=None, show=lambda history, total: None, identity="test", force=False, **recipe):
     """Train the tiny model in `folder`; the result in `place`/out unless `out` says where, work in `place`/work."""
     tokenizer = load.load_tokenizer(folder)
     wanted = replace(RECIPE, method=method, **recipe)
@@ -116,6 +116,7 @@ def fit(method, folder, place, *, out=None, show=lambda history, total: None, id
         out=out or place / "out",
         work=place / "work",
         show=show,
+        force=force,
     )
 
 

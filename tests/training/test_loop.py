@@ -420,9 +420,8 @@ def test_a_finished_result_is_used_again_and_force_trains_it_anew(folder, tmp_pa
     trained = list(taken)
     again = tiny.fit("full", folder, tmp_path, show=lambda history, total: shown.append(total))
     assert again == first and taken == trained and shown == [len(trained)], "its curves are shown all the same"
-    monkeypatch.setenv("COURSE_FORCE", "1")
     before = tiny.contents(tmp_path / "out")
-    tiny.fit("full", folder, tmp_path)
+    tiny.fit("full", folder, tmp_path, force=True)
     assert taken == trained * 2 and tiny.contents(tmp_path / "out") == before
 
 
