@@ -6,7 +6,6 @@ alone meanwhile.
 """
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from helpers.core import (
     SECRETS,
     CourseError,
     Folders,
+    Settings,
     append_jsonl,
     device_name,
     hash_code,
@@ -45,6 +45,7 @@ from helpers.core import (
     write_json,
 )
 from helpers.models import fetch_model
+from helpers.pipeline import hold_run_lock
 
 COMMAND = (sys.executable, "-m", "helpers", "bench")
 OPTIONS = ("REPEATS", "FORCE")  # what the command line takes besides settings
@@ -80,8 +81,14 @@ def run_bench(words: list[str]) -> dict:
     """
     values, repeats, force = read_command(words)
     resolved, _ = load_settings(values, command_line=values)
-    folders = Folders(resolved.RUN)
     require_trl()
+    with hold_run_lock(Folders(resolved.RUN)):
+        return bench_run(resolved, values, repeats, force)
+
+
+def bench_run(resolved: Settings, values: Mapping[str, str], repeats: int, force: bool) -> dict:
+    """The bench itself, as `run_bench` returns it; nothing else may write to this run meanwhile."""
+    folders = Folders(resolved.RUN)
     fetch_model(resolved)
     inputs, unable = bench_inputs(resolved, folders), {}
     if why := why_no_llama(resolved.MODEL_NAME):
@@ -109,9 +116,7 @@ def read_command(words: Iterable[str]) -> tuple[dict[str, str], int, bool]:
 
     Raises CourseError for an unknown name or a number of repeats that is none.
     """
-    values = {name: os.environ.get(name, "") for name in OPTIONS} | parse_words(
-        words, "make bench REPEATS=5", OPTIONS
-    )
+    values = dict.fromkeys(OPTIONS, "") | parse_words(words, "make bench REPEATS=5", OPTIONS)
     repeats, force = values.pop("REPEATS") or str(REPEATS), values.pop("FORCE")
     if not repeats.isdigit() or int(repeats) < 1:
         raise CourseError(f"REPEATS={repeats!r} is no number of repeats", "REPEATS is a whole number from 1 on")

@@ -9,7 +9,6 @@ does not pass. The exit status is 0 if the control passed, 3 if it ran and did n
 """
 
 import io
-import os
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
@@ -60,7 +59,7 @@ from helpers.models import (
     read_manifest,
     require_same_prefix,
 )
-from helpers.pipeline import NOT_PASSED
+from helpers.pipeline import NOT_PASSED, hold_run_lock
 from helpers.report import control_verdict
 from helpers.training import CODE as FINETUNE_CODE
 from helpers.training import (
@@ -190,6 +189,12 @@ def run_control(words: Iterable[str]) -> dict:
     """
     values, method, force = read_command(words)
     resolved, _ = load_settings(values, command_line=values)
+    with hold_run_lock(Folders(resolved.RUN)):
+        return measure_all(resolved, method, force)
+
+
+def measure_all(resolved: Settings, method: str, force: bool) -> dict:
+    """The control itself, as `run_control` returns it; nothing else may write to this run meanwhile."""
     folders, facts = Folders(resolved.RUN), build_world()
     fetch_model(resolved)
     notes = folders.notes / "control.jsonl"
@@ -209,9 +214,7 @@ def read_command(words: Iterable[str]) -> tuple[dict[str, str], str, bool]:
 
     Raises CourseError for an unknown name or method.
     """
-    values = {name: os.environ.get(name, "") for name in OPTIONS} | parse_words(
-        words, "make control METHOD=qlora", OPTIONS
-    )
+    values = dict.fromkeys(OPTIONS, "") | parse_words(words, "make control METHOD=qlora", OPTIONS)
     method, force = values.pop("METHOD") or "full", values.pop("FORCE")
     if method not in RATES:
         raise CourseError(f"METHOD={method!r} is no way to train", f"METHOD is one of {', '.join(RATES)}")
