@@ -53,6 +53,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "require_space",
             "sweep_temporary",
             "temporary_prefix",
+            "write_cache",
             "write_json",
             "write_jsonl",
             "write_text",

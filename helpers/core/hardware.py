@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from helpers.core.errors import CourseError
-from helpers.core.io import read_json, write_json
+from helpers.core.io import read_json, write_cache
 from helpers.core.paths import RAW
 
 MEASURED = RAW / "cpu.json"
@@ -89,7 +89,7 @@ def cpu_precisions(names: tuple[str, ...] = ("float32", "bfloat16")) -> dict[str
     if lacking := [name for name in names if name not in seconds]:
         seconds = seconds | {name: matmul_seconds(name) for name in lacking}
         others = [entry for entry in known if entry["machine"] != here]
-        write_json(MEASURED, {"machines": [*others, {"machine": here, "seconds": seconds}]})
+        write_cache(MEASURED, {"machines": [*others, {"machine": here, "seconds": seconds}]})
     return {name: seconds[name] for name in names}
 
 

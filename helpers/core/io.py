@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -71,7 +71,7 @@ def explain_failed_write(path: Path, error: Exception) -> CourseError | None:
                 f"{relative_path(part)} is a link to {os.readlink(part)}, which is not there",
                 "make that folder, or remove the link",
             )
-        if part.is_file() and part != path:
+        if part.is_file() and (part != path or number == errno.EEXIST):
             return CourseError(f"{relative_path(part)} is a file where a folder should be", "move it away")
     return None
 
@@ -81,7 +81,7 @@ def make_folder(path: Path) -> Path:
 
     Raises CourseError where that cannot be done: a read-only disk, a file or a dangling link in its place.
     """
-    with explain_full_disk(path / "its files"):
+    with explain_full_disk(path):
         Path(path).mkdir(parents=True, exist_ok=True)
     return path
 
@@ -212,6 +212,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """`value` as JSON with keys in the order given, two-space indent and a final newline."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_cache(path: Path, value: object) -> None:
+    """`write_json` for what can be measured again: where it cannot be written, it is measured again."""
+    with suppress(CourseError):
+        write_json(path, value)
 
 
 def read_json(path: Path, kind: type | None = None) -> object:

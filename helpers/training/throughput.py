@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
-from helpers.core import RAW, CourseError, cpu_precisions, describe_machine, device_name, read_json, write_json
+from helpers.core import RAW, CourseError, cpu_precisions, describe_machine, device_name, read_json, write_cache
 from helpers.models import count_weights
 from helpers.training.config import TrainConfig
 from helpers.training.gpus import Gpu
@@ -74,7 +74,7 @@ def remember_speed(name: str, recipe: TrainConfig, tokens: int, seconds: float) 
         return
     here = {"machine": describe_machine()} | speed_key(name, recipe)
     others = [entry for entry in read_speeds() if {k: entry.get(k) for k in here} != here]
-    write_json(MEASURED, [*others, here | {"tokens_per_second": tokens / seconds}])
+    write_cache(MEASURED, [*others, here | {"tokens_per_second": tokens / seconds}])
 
 
 def remembered_speed(name: str, recipe: TrainConfig) -> float | None:

@@ -12,6 +12,8 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -329,3 +331,44 @@ def test_the_lock_resolves_for_that_python(minor, tmp_path):
     line = [sys.executable, "-m", "pip", "install", *options, "--python-version", minor, "-r", "requirements.lock"]
     done = subprocess.run(line, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+# --- a read-only checkout -----------------------------------------------------------------------------------------
+
+READS = """
+from helpers.core import CourseError, compute_dtype, stage_of
+from helpers.pipeline import begin
+from helpers.pipeline.stages import parameters_of
+stage = begin("1_download_and_test", parameters_of(stage_of(1)))
+print(stage.settings.SEED, compute_dtype())
+try: stage.finish()
+except CourseError as error: print(error)
+"""
+
+
+def test_a_read_only_checkout_is_read_and_says_what_it_cannot_write(tmp_path):
+    tree, shown = miniature(tmp_path / "tree"), tmp_path / "shown"
+    for folder in ("reports", "data/raw", "models/base/smollm2-135m"):
+        (tree.root / folder).mkdir(parents=True, exist_ok=True)
+    shown.mkdir()
+    with read_only(tree.root, shown):
+        environment = {**os.environ, "PROFILE": "smoke", "ENV_FILE": ""}
+        line = [sys.executable, "-c", READS]
+        done = subprocess.run(line, cwd=shown, env=environment, text=True, capture_output=True)
+        assert done.returncode == 0 and re.match(r"42 (bfloat16|float32)\n", done.stdout), done.stderr
+        assert "reports/receipts cannot be written: Read-only file system\n→ copy the course" in done.stdout
+        outcome = Tree(shown).run()
+        assert outcome.status == 1 and "reports/.lock cannot be written" in outcome.text
+        assert "Traceback" not in outcome.text
+
+
+@contextmanager
+def read_only(folder: Path, shown: Path) -> Iterator[None]:
+    """`folder` at `shown`, where nobody can write; skips the test where that cannot be mounted."""
+    for words in (["--bind", folder, shown], ["-o", "remount,ro,bind", shown]):
+        if subprocess.run(["mount", *words], capture_output=True).returncode:
+            pytest.skip("a read-only disk cannot be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", shown], check=True)

@@ -1,5 +1,6 @@
 """The runner, as a person runs it: a copy of the helpers, eight toy notebooks, real kernels."""
 
+import json
 import os
 import pty
 import re

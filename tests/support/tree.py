@@ -20,11 +20,12 @@ PARAMETERS = """SEED = None
 MAX_PAPERS = None"""
 BEGIN = """from helpers.pipeline import begin
 from helpers.pipeline import artefact_path
-from helpers.pipeline.stages import outputs_of
+from helpers.pipeline.stages import FOLDERS, outputs_of
 
 stage = begin("{name}", globals())"""
 WORK = """for name in outputs_of(stage.stage, stage.resolved):
     path = artefact_path(name, stage.resolved, stage.folders)
+    path = path / "file" if name.partition("_")[0] in FOLDERS else path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{name} {stage.settings.MAX_PAPERS if name == 'papers' else ''}")"""
 WORK_CELL = 4
