@@ -26,6 +26,7 @@ from helpers.pipeline.stages import EXAMS, TRAINS
 RECORDED = ROOT / "reports" / "recorded" / "receipts"
 SCALES = dict.fromkeys(TRAINS, "TOKEN_BUDGET") | dict.fromkeys(EXAMS, "MAX_NEW_TOKENS")
 LEAST = 100  # tokens: less is not worth suggesting
+START = 15  # seconds of a stage that no setting changes: a process that imports everything, and a page
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,12 @@ def estimate_stage(stage: Stage, settings: Settings) -> Estimate:
         if ratio := work_ratio(stage, receipt, settings):
             took = format_minutes(duration(receipt))
             source = "as it took here last time" if ratio == 1 else f"scaled from {took} here"
-            return Estimate(duration(receipt) * ratio, True, source)
-    if RECORDED.exists():
-        recorded = read_json(RECORDED / f"{stage.name}.json", dict)
+            return Estimate(scale(duration(receipt), ratio), True, source)
+    if (path := RECORDED / f"{stage.name}.json").exists():
+        recorded = read_json(path, dict)
         if ratio := work_ratio(stage, recorded, settings):
-            return Estimate(duration(recorded) * ratio, False, "by the recorded run on two cores; here it may differ")
+            source = "by the recorded run on two cores; here it may differ"
+            return Estimate(scale(duration(recorded), ratio), False, source)
     return Estimate()
 
 
@@ -69,6 +71,12 @@ def work_ratio(stage: Stage, receipt: dict, settings: Settings) -> float:
     if then.MODEL_NAME != settings.MODEL_NAME:
         return 0
     return amount_of_work(stage, settings) / amount_of_work(stage, then)
+
+
+def scale(seconds: float, ratio: float) -> float:
+    """What took so many seconds, with `ratio` times the work."""
+    start = min(START, seconds)
+    return start + (seconds - start) * ratio
 
 
 def amount_of_work(stage: Stage, settings: Settings) -> float:

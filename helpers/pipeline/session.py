@@ -48,7 +48,8 @@ class Session:
         self.folders = Folders(resolved.RUN)
         self.knobs = knobs_of(stage)
         self.settings = resolved.readable_in((*self.knobs, *AMBIENT))
-        self.run = Run(stage, self.settings, self.folders, execution.force)
+        self.force = execution.force
+        self.run = Run(stage, self.settings, self.folders, self.force)
         self.started = time.monotonic()
         self.key = stage_key(stage, resolved, self.folders)
         self.failed_commands: list[str] = []

@@ -65,7 +65,7 @@ def test_touched_files_and_comments_rerun_nothing(tree):
     for path in tree.root.rglob("*"):
         os.utime(path)
     source = tree.notebook(4).read_text()
-    tree.notebook(4).write_text(source.replace("for name in stage", "# a comment\\nfor name in stage"))
+    tree.notebook(4).write_text(source.replace("for name in outputs_of", "# a comment\\nfor name in outputs_of"))
     assert source != tree.notebook(4).read_text()
     assert tree.run().ran == set()
 
@@ -247,9 +247,8 @@ def test_a_foreign_kernel_specification_is_not_asked(tree, tmp_path):
     """A python3 of another interpreter, or of one that is gone, stands before ours on JUPYTER_PATH."""
     place = tmp_path / "jupyter" / "kernels" / "python3"
     place.mkdir(parents=True)
-    (place / "kernel.json").write_text(
-        '{"argv": ["/no/such/python", "-m", "x"], "display_name": "x", "language": "python"}'
-    )
+    gone = {"argv": ["/no/such/python", "-m", "x"], "display_name": "Python 3", "language": "python"}
+    (place / "kernel.json").write_text(json.dumps(gone))
     tree.write(8, WORK + "\nimport sys\nprint(sys.executable)")
     outcome = tree.run("FORCE=8", "STAGES=8", JUPYTER_PATH=str(tmp_path / "jupyter"))
     assert outcome.ran == {8}, outcome.text
