@@ -24,20 +24,10 @@ from helpers.core.paths import ROOT, relative_path
 
 SECRETS = ("HF_TOKEN", "NCBI_API_KEY", "NCBI_EMAIL", "JUDGE_API_KEY", "API_TOKEN")
 
-AMBIENT = (
-    "ENV_FILE",
-    "ARTEFACTS_DIR",
-    "TIME_LIMIT",
-    "TRACKING",
-    "NCBI_EMAIL",
-    "NCBI_API_KEY",
-    "HF_TOKEN",
-    "NCBI_EUTILS_BASE",
-    "ARXIV_API_BASE",
-    "HF_ENDPOINT",
-    "JUDGE_BASE_URL",
-    "JUDGE_API_KEY",
-)  # readable by every stage, never a notebook parameter, never part of a key
+AMBIENT = (  # readable by every stage, never a notebook parameter, never part of a key
+    *("ENV_FILE", "ARTEFACTS_DIR", "TIME_LIMIT", "TRACKING", "NCBI_EMAIL", "NCBI_API_KEY", "HF_TOKEN"),
+    *("NCBI_EUTILS_BASE", "ARXIV_API_BASE", "HF_ENDPOINT", "JUDGE_BASE_URL", "JUDGE_API_KEY"),
+)
 
 Profile = Literal["auto", "smoke", "cpu", "t4", "gpu24", "gpu80"]
 Url = Annotated[str, AfterValidator(lambda url: str(AnyHttpUrl(url)).rstrip("/"))]
@@ -223,13 +213,7 @@ class Settings(BaseModel):
 
         A command that is suggested repeats them: without them it would do something else.
         """
-        return dict(self._given)
-
-    def with_given(self, given: dict[str, str]) -> "Settings":
-        """The same settings, remembering what the user set for this process."""
-        told = self.model_copy()
-        told._given = given
-        return told
+        return self._given
 
 
 NAMES = tuple(Settings.model_fields)

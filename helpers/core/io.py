@@ -20,15 +20,8 @@ from helpers.core.paths import relative_path
 TEMPORARY = ".tmp-"
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half a pair or a whole one: only then is the text looked at again
 MEND = "mend the file, or run its stage again"
-JSON_TYPES = {
-    dict: "an object",
-    list: "a list",
-    str: "text",
-    int: "a number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
+JSON_TYPES = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number"}
+JSON_TYPES |= {bool: "true or false", type(None): "null"}
 
 
 @contextmanager

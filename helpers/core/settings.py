@@ -70,7 +70,8 @@ def load_settings(
     given = {name: str(value) for origin in typed for name, value in layers[origin].items() if name not in SECRETS}
     settings = validate_settings(values | {"PROFILE": profile}, origins)
     require_files(settings, values, origins)
-    return settings.with_given(given), origins
+    settings._given = given
+    return settings, origins
 
 
 def validate_settings(values: Mapping[str, object], origins: Mapping[str, str]) -> Settings:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from helpers.core import (
     AMBIENT,
     BENCHMARK,
+    EXAMS,
     GENERAL,
     METHOD_STAGES,
     SECRETS,
@@ -26,7 +27,6 @@ from helpers.core import (
     variants_asked,
     variants_measured,
 )
-from helpers.core import EXAMS as EXPERIMENT_EXAMS
 
 EXAM_ROOMS = ("core/experiment", "models", "evaluation", "grading/questions", "dataset/seen_rows")
 ROOMS = {  # the code that a stage's result depends on: rooms of helpers, or single files in them
@@ -43,7 +43,6 @@ UNKEYED = ("PROFILE", "RUN")  # they choose values and folders, which are keyed 
 FOLDERS = ("base", "model", "cards")  # the artefacts that are folders of files
 
 TRAINS = {notebook: method for method, notebook in METHOD_STAGES.items()}
-EXAMS = EXPERIMENT_EXAMS
 FIXED_INPUTS = {  # the artefacts that a stage reads in every run
     1: (),
     2: ("base", "questions", "guard", "cloze"),
