@@ -13,6 +13,7 @@ from support import tiny
 from helpers.core import hardware
 from helpers.core.errors import CourseError
 from helpers.core.paths import ROOT
+
 device_report = import_module("helpers.training.device_report")
 
 pytestmark = pytest.mark.alone  # it times the processor

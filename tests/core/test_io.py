@@ -12,8 +12,8 @@ import pytest
 
 from helpers.core import io
 from helpers.core.errors import CourseError
+from helpers.core.fingerprint import fingerprint_files
 from helpers.core.paths import ROOT
-from helpers.pipeline import provenance
 
 
 class Interrupted(BaseException):
@@ -84,12 +84,12 @@ def test_what_is_not_json_is_named(tmp_path):
 
 def test_fingerprints_follow_content_and_not_dates(tmp_path):
     (tmp_path / "a").write_text("1")
-    before = provenance.fingerprints(tmp_path)
+    before = fingerprint_files(tmp_path)
     os.utime(tmp_path / "a", (1, 1))
-    assert provenance.fingerprints(tmp_path) == before
+    assert fingerprint_files(tmp_path) == before
     (tmp_path / "a").write_text("2")
-    assert provenance.fingerprints(tmp_path) != before
-    assert provenance.fingerprints(tmp_path / "absent") == {}
+    assert fingerprint_files(tmp_path) != before
+    assert fingerprint_files(tmp_path / "absent") == {}
 
 
 KILLED = """

@@ -1,6 +1,6 @@
 """Settings: which origin wins, what is refused, and that .env.example is true.
 
-`python tests/test_settings.py > .env.example` (from the repository, PYTHONPATH=.) renews that file.
+`python tests/core/test_settings.py > .env.example` (from the repository, PYTHONPATH=.) renews that file.
 """
 
 import random
