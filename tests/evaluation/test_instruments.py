@@ -9,7 +9,7 @@ import torch
 from support import tiny
 
 from helpers.core.errors import CourseError
-from helpers.dataset import held_out
+from helpers.dataset import general_text, held_out
 from helpers.dataset.contamination import word_runs
 from helpers.evaluation import instruments, item_values
 from helpers.grading import questions
@@ -156,7 +156,7 @@ def test_the_guard_asks_nothing_that_is_taught_or_tested():
         run for item in instruments.regression_items(10**6) if "context" in item for run in word_runs(item["context"])
     }
     rubric = {run for question in questions.load_questions() for run in word_runs(question["reference"])}
-    replay = {run for row in instruments.general.replay_rows() for run in word_runs(row["text"])}
+    replay = {run for row in general_text.replay_rows() for run in word_runs(row["text"])}
     assert not asked & (rubric | replay)
 
 

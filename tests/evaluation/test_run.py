@@ -174,7 +174,7 @@ def test_controls_sit_the_exam_too(open_stage):
     seed = candidate.settings.SEED
     with candidate.sitting("base_4bit") as model:
         how = {"row": "base_4bit", "identity": "x", "max_new_tokens": 4, "notes": stage.folders.notes / "x"}
-        first = run.answers.ask(model, candidate.tokenizer, QUESTIONS, samples=1, seed=seed, **how)
+        first = run.ask_questions(model, candidate.tokenizer, QUESTIONS, samples=1, seed=seed, **how)
     assert [a["response"] for a in again] == [a["response"] for a in first], "greedy: the same"
     assert [a["samples"] for a in again] != [a["samples"] for a in first], "sampled: other dice"
     read = candidate.before("base_rag")("What about TNF?")
@@ -188,8 +188,8 @@ def test_a_notebook_loads_each_model_once(open_stage, monkeypatch, method, names
     stage = open_stage(WHICH=method)
     trained(stage, method)
     io.write_json(stage_of(6).receipt(stage.folders), {"status": "done", "reason": ""})
-    loads, load = [], models.load_model
-    monkeypatch.setattr(models, "load_model", lambda place, *how: loads.append(place.name) or load(place, *how))
+    loads, load = [], run.load_model
+    monkeypatch.setattr(run, "load_model", lambda place, *how: loads.append(place.name) or load(place, *how))
     candidate = run.open_candidate(stage)
     run.answer_questions(candidate, QUESTIONS)
     run.measure_variants(candidate)
