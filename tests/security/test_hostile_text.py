@@ -376,7 +376,7 @@ def test_a_kept_receipt_cannot_write_elsewhere(name, monkeypatch, tmp_path):
         monkeypatch.setattr(module, "ROOT", root)
     planted = tmp_path / "planted"
     planted.write_text("print('mine')")
-    monkeypatch.setattr(artefacts.files, "sha256", lambda path: "0" * 64)  # whatever lies there is called whole
+    monkeypatch.setattr(artefacts, "hash_file", lambda path: "0" * 64)  # whatever lies there is called whole
     receipt = drive / "reports" / "receipts" / stage_of(3).receipt(Folders()).name
     files.write_json(receipt, {"status": "done", "outputs": {name: "0" * 64}})
     monkeypatch.setattr(artefacts.Path, "exists", lambda path: path == receipt or "drive" in str(path))
