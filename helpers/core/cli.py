@@ -31,7 +31,7 @@ def parse_words(words: Iterable[str], example: str, options: Iterable[str] = ())
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             raise CourseError(
-                f"{name} (in the command line) is not a setting",
+                f"{name} is not a setting",
                 f"did you mean {near[0]}?" if near else "see .env.example for every name",
                 "a-setting-is-refused",
             )
