@@ -35,9 +35,10 @@ LACKING = {  # what Colab has not, of what this course needs
 }
 TOOLS = ("nbval>=0.11", "pytest-httpserver>=1.1")  # of the tests, in the emulated Colab
 UNIT_TESTS = (  # quick ones that touch every kind of package
-    *("answers", "arms", "artefacts", "clusters", "comparison", "curves", "examples", "facts", "files", "hardware"),
-    *("likelihood", "models", "papers", "probes", "questions", "rates", "receipts", "rows", "scores", "scoring"),
-    *("settings", "trainable", "training", "views", "widgets", "wire", "engine", "api"),
+    *("core", "dataset", "evaluation/test_answers.py", "evaluation/test_scores.py", "evaluation/test_statistics.py"),
+    *("grading/test_questions.py", "grading/test_rubric.py", "models/test_load.py", "models/test_loglikelihood.py"),
+    *("papers/test_http.py", "papers/test_paper.py", "pipeline/test_artefacts.py", "pipeline/test_provenance.py"),
+    *("report/test_widgets.py", "serving/test_app.py", "serving/test_engine.py", "training/test_loop.py"),
 )
 MADE_UP = """
 import sys
@@ -74,7 +75,10 @@ def python(code: str, interpreter: Path | str = sys.executable, **environment: s
 
 def prepared(**environment: str) -> subprocess.CompletedProcess:
     """colab.prepare_colab() in a made-up Colab where nothing is lacking and importing is quick."""
-    code = "from helpers.pipeline import colab\ncolab.MAIN = ('json',)\ncolab.prepare_colab()\nimport os; print(sorted(os.environ))"
+    code = (
+        "from helpers.pipeline import colab\ncolab.MAIN = ('json',)\ncolab.prepare_colab()\n"
+        "import os; print(sorted(os.environ))"
+    )
     return python(MADE_UP + code, **environment)
 
 
@@ -93,7 +97,10 @@ def test_a_session_says_what_is_there_and_how_to_keep_work():
 
 
 def test_secrets_come_from_the_store_unless_the_environment_has_them():
-    code = "from helpers.pipeline import colab\ncolab.read_secrets()\nimport os\nprint([*map(os.environ.get, colab.SECRETS)])"
+    code = (
+        "from helpers.pipeline import colab\ncolab.read_secrets()\n"
+        "import os\nprint([*map(os.environ.get, colab.SECRETS)])"
+    )
     clean = {name: value for name, value in os.environ.items() if name not in colab.SECRETS}
     line = [sys.executable, "-c", MADE_UP + code]
     for given, shown in (({}, "hf_from_the_store"), ({"HF_TOKEN": "mine"}, "mine")):
@@ -157,9 +164,9 @@ def test_pip_adds_what_is_lacking_and_replaces_nothing(session, wanted, works):
     )
     done = python(
         "from importlib.metadata import version\nfrom helpers.pipeline import colab\n"
-        f"colab.declared = lambda: ['colabtest_{wanted}>=1', 'jupyterlab>=99']\n"
-        "try: colab.install(colab.lacks())\n"
-        "finally: print(version('colabtest_kept'), colab.lacks())",
+        f"colab.declared_requirements = lambda: ['colabtest_{wanted}>=1', 'jupyterlab>=99']\n"
+        "try: colab.install_missing(colab.missing_requirements())\n"
+        "finally: print(version('colabtest_kept'), colab.missing_requirements())",
         interpreter,
         **offline,
     )
@@ -190,7 +197,7 @@ def test_what_colab_has_meets_our_bounds_and_what_it_lacks_is_known():
 )
 @pytest.mark.parametrize("part", ["prepare", "units", "notebooks"])
 def test_the_course_works_on_what_colab_has(part, emulated):
-    """Colab's versions, torch and Python excepted; `colab.prepare` itself adds what is lacking."""
+    """Colab's versions, torch and Python excepted; `prepare_colab` itself adds what is lacking."""
     interpreter, copy = emulated
     if part == "prepare":
         listed = subprocess.run([interpreter, "-m", "pip", "freeze"], text=True, capture_output=True, check=True)
@@ -201,21 +208,17 @@ def test_the_course_works_on_what_colab_has(part, emulated):
         return
     environment = {**os.environ, "PYTHONPATH": "tests"}
     if part == "units":
-        line = ["pytest", "-x", *(f"tests/test_{name}.py" for name in UNIT_TESTS if there_is(copy, name))]
+        line = ["pytest", "-x", *(f"tests/{place}" for place in UNIT_TESTS)]
     else:
-        flags = ["-p", "smoke", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
+        flags = ["-p", "support.smoke", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
         line = ["pytest", "-x", *flags, "notebooks"]
     done = subprocess.run([interpreter, "-m", *line], cwd=copy, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout[-5000:]
 
 
-def there_is(copy: Path, name: str) -> bool:
-    return (copy / "tests" / f"test_{name}.py").exists()
-
-
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory) -> tuple[Path, Path]:
-    """An interpreter with Colab's packages after colab.prepare_colab(), and a copy of the course with its base model."""
+    """An interpreter with Colab's packages after colab.prepare_colab(), and a copy of the course."""
     folder = tmp_path_factory.mktemp("colab")
     venv.create(folder / "v", with_pip=True)
     interpreter = folder / "v" / "bin" / "python"
@@ -242,7 +245,7 @@ def test_what_runs_before_a_commit_is_the_lint_of_make_test():
     entries = [hook["entry"].replace(".venv/bin/python", "$(PYTHON)") for hook in hooks]
     recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
     lint = [line for line in map(str.strip, recipe.splitlines()) if " ruff " in line]
-    assert entries == [*lint, "$(PYTHON) -m pytest tests/test_notebooks.py"]
+    assert entries == [*lint, "$(PYTHON) -m pytest tests/notebooks/test_house_rules.py"]
     assert all(hook["language"] == "system" for hook in hooks), "the packages of .venv, none of its own"
 
 
@@ -311,7 +314,7 @@ def test_a_lost_session_is_brought_back_by_a_fresh_copy_with_the_same_folder(tmp
 @pytest.mark.parametrize("minor", [11, 12, 13])
 def test_every_file_is_python_of_that_version(minor):
     """Parsed as that version's grammar, and compiled by that interpreter where it is installed."""
-    files = [*(ROOT / "helpers").rglob("*.py"), *(ROOT / "tests").glob("*.py")]
+    files = [*(ROOT / "helpers").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     for path in files:
         ast.parse(path.read_text(encoding="utf-8"), path.name, feature_version=(3, minor))
     for interpreter in interpreters(minor):

@@ -147,7 +147,8 @@ def test_a_cell_that_takes_too_long_and_a_notebook_without_a_receipt(tree):
 
 SLOW = (
     WORK
-    + "\nimport time\nfrom helpers.core import report_progress\nprint('begun')\nreport_progress('begun')\ntime.sleep(60)"
+    + "\nimport time\nfrom helpers.core import report_progress\n"
+    + "print('begun')\nreport_progress('begun')\ntime.sleep(60)"
 )
 
 
