@@ -129,7 +129,8 @@ def compute_dtype(wanted: str = "auto") -> str:
     if gpu_memory():
         if wanted == "bfloat16" and half_precision() != "bfloat16":
             raise CourseError(
-                f"DTYPE=bfloat16: this GPU has compute capability {describe_capability()}, and bfloat16 begins at 8.0",
+                f"DTYPE=bfloat16: this GPU has compute capability {describe_capability()}, "
+                "and bfloat16 begins at 8.0",
                 "set DTYPE=auto (float16 here), float16 or float32",
                 "a-precision-is-refused",
             )

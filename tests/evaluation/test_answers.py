@@ -219,7 +219,7 @@ def test_every_batch_is_noted_before_the_next_and_not_asked_again(speaker, tmp_p
     notes = tmp_path / "notes.jsonl"
     undisturbed = ask(speaker, tmp_path / "other.jsonl")
     asked.clear()
-    generate = generation.generate_answers
+    generate = answers.generate_answers
 
     def killed_at_the_second(*args, **how):
         if asked:

@@ -11,7 +11,7 @@ from support import tiny
 from helpers.core.errors import CourseError
 from helpers.dataset import general_text, held_out
 from helpers.dataset.contamination import word_runs
-from helpers.evaluation import instruments, item_values
+from helpers.evaluation import instruments, items
 from helpers.grading import questions
 from helpers.models import chat_template, load, loglikelihood
 
@@ -47,7 +47,7 @@ def test_bits_per_byte_are_the_models_own_surprise(speaker, tmp_path):
             mean = model(labels, labels=labels).loss.item()
         assert one["nll"] == pytest.approx(mean * len(ids), rel=1e-5)
         assert one["bytes"] == len(tokenizer.decode(ids).encode())
-        assert item_values.bits_per_byte("a row", one) == pytest.approx(one["nll"] / one["bytes"] / math.log(2))
+        assert items.bits_per_byte("a row", one) == pytest.approx(one["nll"] / one["bytes"] / math.log(2))
 
 
 def test_a_model_that_knows_nothing_takes_all_its_bits(speaker, tmp_path):
@@ -75,7 +75,7 @@ def test_options_are_scored_as_likelihood_scores_them(speaker, tmp_path):
     ],
 )
 def test_the_choice_is_the_option_most_probable_per_byte(scores, sizes, answer, right):
-    assert item_values.is_right("a row", {"item": "P", "scores": scores, "bytes": sizes, "answer": answer}) == right
+    assert items.is_right("a row", {"item": "P", "scores": scores, "bytes": sizes, "answer": answer}) == right
 
 
 def test_the_table_counts_items_and_papers_and_says_what_guessing_gives(speaker, tmp_path):

@@ -11,7 +11,7 @@ from support import tiny
 from helpers.core import io, paths, stage_of
 from helpers.core.errors import CourseError
 from helpers.core.paths import Folders, base_model_folder
-from helpers.evaluation import instruments, item_values, preregistration, run
+from helpers.evaluation import instruments, items, preregistration, run
 from helpers.models import load as models
 from helpers.papers import paper
 from helpers.report import weight_changes
@@ -167,8 +167,8 @@ def test_controls_sit_the_exam_too(open_stage):
     run.answer_questions(candidate, QUESTIONS)
     measured = run.measure_variants(candidate)
     assert list(measured) == ["base_4bit", "base_rag", "qlora", "placebo_qlora"]
-    assert set(item_values.item_values("base_rag", measured["base_rag"])) == {"recall", "transfer"}
-    names = [item_values.item_values(row, measured[row]).keys() for row in ("qlora", "placebo_qlora")]
+    assert set(items.item_values("base_rag", measured["base_rag"])) == {"recall", "transfer"}
+    names = [items.item_values(row, measured[row]).keys() for row in ("qlora", "placebo_qlora")]
     assert names[0] == names[1]
     again = io.read_json(stage.folders.results("base_aa"))
     seed = candidate.settings.SEED
@@ -226,7 +226,7 @@ def test_the_untouched_model_is_asked_and_reads_no_papers(open_stage):
     place = stage.folders.results("base_4bit")
     assert place.name == "results_baseline.json" and place.exists()
     measured = run.measure_variants(candidate)
-    assert set(item_values.item_values("base_4bit", measured["base_4bit"])) == {"cloze", "general_bits"}
+    assert set(items.item_values("base_4bit", measured["base_4bit"])) == {"cloze", "general_bits"}
     assert not stage.folders.items.exists(), "notebook 5 measures it again, beside the adapter"
 
 
