@@ -71,8 +71,8 @@ def describe_control(control: dict) -> str:
     many, one = (runs[run]["read"] for run in RUNS)
     said = (
         f"Facts that were only read came back in {format_rate_interval(many)} of the questions after profiles in "
-        f"{runs['many_wordings']['wordings']} wordings, and in {format_rate_interval(one)} after one wording and as many "
-        f"tokens ({method}, n = {many['n']} each, chance {control['chance']:.1%}, 95 % intervals)"
+        f"{runs['many_wordings']['wordings']} wordings, and in {format_rate_interval(one)} after one wording and as "
+        f"many tokens ({method}, n = {many['n']} each, chance {control['chance']:.1%}, 95 % intervals)"
     )
     if many["low"] > one["high"]:
         return f"{said}. The intervals do not overlap: other words and orders, not repetition, made facts answerable."
