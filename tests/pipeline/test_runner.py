@@ -63,7 +63,7 @@ def test_touched_files_and_comments_rerun_nothing(tree):
     for path in tree.root.rglob("*"):
         os.utime(path)
     source = tree.notebook(4).read_text()
-    tree.notebook(4).write_text(source.replace("for name in stage", "# a comment\\nfor name in stage"))
+    tree.notebook(4).write_text(source.replace("for name in outputs_of", "# a comment\\nfor name in outputs_of"))
     assert source != tree.notebook(4).read_text()
     assert tree.run().ran == set()
 
