@@ -49,7 +49,7 @@ def room_of(where: str) -> str:
 
 
 def test_other_rooms_are_entered_by_their_doors_and_ones_own_by_the_file():
-    """Across rooms and in notebooks `from helpers.ROOM import NAME`, within a room `from helpers.ROOM.FILE import …`."""
+    """Across rooms and in notebooks `from helpers.ROOM import`, within a room `from helpers.ROOM.FILE import`."""
     strange = []
     for found in (*imports_of_helpers(), *imports_of_notebooks()):
         parts = found.module.split(".")
@@ -80,10 +80,8 @@ def test_a_door_opens_on_what_is_there_and_described(room):
 
 def test_what_is_not_for_others_stays_out_of_the_doors():
     used = {(found.module, found.name) for found in (*imports_of_helpers(), *imports_of_notebooks())}
-    unused = {
-        f"{room}: {name}" for room in rooms() for name in offered(room) if (f"helpers.{room}", name) not in used
-    }
-    assert not unused
+    given = {(f"helpers.{room}", name) for room in rooms() for name in offered(room)}
+    assert not given - used
 
 
 def test_no_door_gives_a_name_that_a_file_has():
