@@ -240,10 +240,10 @@ def emulated(tmp_path_factory) -> tuple[Path, Path]:
 # --- before a commit ----------------------------------------------------------------------------------------------
 
 
-def test_what_runs_before_a_commit_is_the_lint_of_make_test():
+def test_what_runs_before_a_commit_is_the_lint_of_make_check():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     entries = [hook["entry"].replace(".venv/bin/python", "$(PYTHON)") for hook in hooks]
-    recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
     lint = [line for line in map(str.strip, recipe.splitlines()) if " ruff " in line]
     assert entries == [*lint, "$(PYTHON) -m pytest tests/notebooks/test_house_rules.py"]
     assert all(hook["language"] == "system" for hook in hooks), "the packages of .venv, none of its own"

@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import re
-import shutil
 import subprocess
 
 import matplotlib
@@ -17,6 +16,7 @@ from lxml import html
 from matplotlib.figure import Figure
 from scipy import stats
 from support import experiment, made_up
+from support.chromium import find_chromium
 
 from helpers.core import STAGES
 from helpers.core.paths import ROOT, Folders
@@ -481,11 +481,17 @@ def test_the_index_copes_with_little(tmp_path):
     assert "Nothing could be compared" in text and "Nothing was measured" in text
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed (apt-get install chromium)")
+@pytest.mark.browser
 def test_a_browser_prints_the_index(made, tmp_path):
     answers, _, scores = made["win"]
     index(tmp_path, scores, answers=answers)
-    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    words = [
+        find_chromium(),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
     words += [f"--print-to-pdf={tmp_path / 'page.pdf'}", f"file://{tmp_path / 'index.html'}"]
     subprocess.run(words, check=True, capture_output=True, timeout=60, env=os.environ | {"HOME": str(tmp_path)})
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
