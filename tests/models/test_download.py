@@ -353,7 +353,8 @@ def test_a_hub_out_of_reach_is_said_at_once_with_what_works_without_it(models_fo
     began = time.monotonic()
     with pytest.raises(CourseError, match=f"{NAME} could not be fetched from the Hub") as error:
         download.fetch_model(tiny.resolve(MODEL_NAME=NAME, HF_ENDPOINT=f"http://127.0.0.1:{closed_port()}"))
-    assert "or use MODEL_NAME=smollm2-135m" in str(error.value) and time.monotonic() - began < 30
+    assert "or use MODEL_NAME=smollm2-135m" in str(error.value)
+    assert time.monotonic() - began < 60, "the Hub's own client would try again for minutes"
 
 
 def test_space_is_asked_for_before_a_download_but_not_for_what_arrived(hub, monkeypatch):

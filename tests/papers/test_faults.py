@@ -104,7 +104,7 @@ def test_a_lasting_fault_is_named_and_outlived(tmp_path, clean, fault, seed):
     with hurried(tmp_path / "locks", page=PAGE, tries=4, budget=2.5):
         began = time.monotonic()
         files, cause = attempt(server, tmp_path)
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60, "2.5 seconds of patience for each request, on a busy machine"
         if files == clean:
             assert not cause and fault in ("odd text", "total changes"), "no shortfall, no complaint"
         else:
