@@ -1,11 +1,11 @@
-# make pipeline · make test · make test-full · make lab · make serve · make export. Any setting may be given on the line: make pipeline PROFILE=cpu RUN=mine
+# make pipeline · make check · make test · make test-full · make lab · make serve · make export. Any setting may be given on the line: make pipeline PROFILE=cpu RUN=mine
 # PYTHON=python takes the active interpreter (conda, Colab) instead of making .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help pipeline test test-full bench control serve export lab lock always check
+.PHONY: help pipeline check test test-full bench control serve export lab lock always installed
 
 ifdef PYTHON
-INSTALLED := check
+INSTALLED := installed
 else
 PYTHON := .venv/bin/python
 INSTALLED := .venv/stamp
@@ -26,14 +26,23 @@ help: ## this list
 pipeline: $(INSTALLED) ## run every notebook that is not done; then open reports/index.html
 	@$(PYTHON) -m helpers pipeline $(GIVEN)
 
-test: $(INSTALLED) ## lint, unit tests, all eight notebooks in profile smoke, the README's code
+PYTEST = $(PYTHON) -m pytest --durations=15
+SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile
+OF_SMOKE = PYTHONPATH=tests $(PYTEST) -p support.smoke
+LATER = alone or browser or after_notebooks
+
+check: $(INSTALLED) ## lint and the quick tests: less than three minutes on two cores
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile -m 'not after_notebooks and not alone' tests
-	$(PYTHON) -m pytest -m 'alone and not after_notebooks' tests
+	$(SIDE_BY_SIDE) -m 'not (slow or $(LATER))' tests
+
+test: check ## check, the slower tests, all eight notebooks in profile smoke, the README's code, Chromium where it is
+	$(SIDE_BY_SIDE) -m 'slow and not ($(LATER))' tests
+	$(PYTEST) -m 'alone and not (browser or after_notebooks)' tests
 	rm -rf data/smoke models/smoke reports/smoke
-	PYTHONPATH=tests $(PYTHON) -m pytest -p support.smoke --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
-	PYTHONPATH=tests $(PYTHON) -m pytest -p support.smoke -m after_notebooks tests
+	$(OF_SMOKE) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+	$(OF_SMOKE) -m 'after_notebooks and not browser' tests
+	$(OF_SMOKE) -rs -m browser tests
 
 test-full: $(INSTALLED) ## make test with the long sweeps: kills, faults, damage and fuzz at their full numbers (hours)
 	SWEEP=full $(MAKE) test
@@ -56,8 +65,8 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab
 lock: ## pin the newest packages that pyproject.toml allows in requirements.lock
 	@$(FIND_PYTHON) && $(WRITE_LOCK)
 
-check:
-	@$(PYTHON) helpers/pipeline/dependencies.py check $(if $(filter test% bench,$(MAKECMDGOALS)),dev)
+installed:
+	@$(PYTHON) helpers/pipeline/dependencies.py check $(if $(filter check test% bench,$(MAKECMDGOALS)),dev)
 
 # The stamp is the lock that was installed, written last: an install that was interrupted is made good.
 .venv/stamp: always

@@ -287,4 +287,5 @@ def describe_noise(report: dict) -> str:
     said = f"matrix products ran at {products} GFLOPs a second"
     if not widths:
         return f"one repeat, so nothing is known of the noise; {said}"
-    return f"interquartile range of the repeats: {median_of(widths):.0%} of the median, {max(widths):.0%} at most; {said}"
+    width = f"{median_of(widths):.0%} of the median, {max(widths):.0%} at most"
+    return f"interquartile range of the repeats: {width}; {said}"

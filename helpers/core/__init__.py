@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "variants_examined",
             "variants_measured",
         ],
+        "fields": ["AMBIENT", "NAMES", "SECRETS", "Settings"],
         "fingerprint": ["fingerprint_files", "hash_code", "strip_code"],
         "hardware": [
             "attention_implementation",
@@ -35,7 +36,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "profile_for_this_machine",
         ],
         "io": [
-            "TEMPORARY",
             "append_jsonl",
             "atomic_file",
             "atomic_folder",
@@ -86,10 +86,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "stage_of",
         ],
         "settings": [
-            "AMBIENT",
-            "NAMES",
-            "SECRETS",
-            "Settings",
             "check_names",
             "load_settings",
             "looks_like_setting",

@@ -47,6 +47,7 @@ def profile_for_this_machine() -> str:
 
 
 def device_name() -> str:
+    """What torch calls the device that models run on here: "cuda" or "cpu"."""
     return "cuda" if gpu_memory() else "cpu"
 
 
@@ -129,7 +130,8 @@ def compute_dtype(wanted: str = "auto") -> str:
     if gpu_memory():
         if wanted == "bfloat16" and half_precision() != "bfloat16":
             raise CourseError(
-                f"DTYPE=bfloat16: this GPU has compute capability {describe_capability()}, and bfloat16 begins at 8.0",
+                f"DTYPE=bfloat16: this GPU has compute capability {describe_capability()}, "
+                "and bfloat16 begins at 8.0",
                 "set DTYPE=auto (float16 here), float16 or float32",
                 "a-precision-is-refused",
             )
@@ -153,6 +155,7 @@ def is_slower_than_float32(name: str) -> float:
 
 
 def describe_capability() -> str:
+    """The first GPU's compute capability as NVIDIA writes it: "7.5" for a T4; "0.0" without one."""
     return ".".join(map(str, gpu_capability()))
 
 

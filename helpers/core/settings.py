@@ -27,7 +27,6 @@ MUST_EXIST = (
     *("QUESTIONS_FILE", "TRAINING_DATA"),
     *("PAPERS_ARCHIVE", "PAPERS_FOLDER", "PAPERS_IDS", "PAPERS_EXCLUDE"),
 )
-ENTRY = "a-setting-is-refused"
 
 
 def load_settings(
@@ -85,7 +84,7 @@ def validate_settings(values: Mapping[str, object], origins: Mapping[str, str]) 
         raise CourseError(
             f"{name}={shown} ({origins.get(name, 'unknown origin')}): {first['msg']}",
             f"{name} is {describe_allowed(name)}",
-            ENTRY,
+            "a-setting-is-refused",
         ) from None
 
 
@@ -96,7 +95,7 @@ def require_files(settings: Settings, values: Mapping[str, object], origins: Map
             raise CourseError(
                 f"{name}={values[name]!s} ({origins[name]}): there is no such file",
                 "give a path that exists, absolute or relative to the repository",
-                ENTRY,
+                "a-setting-is-refused",
             )
 
 
@@ -134,7 +133,7 @@ def check_names(names: Iterable[str], where: str, known: Iterable[str] = NAMES) 
             raise CourseError(
                 f"{name} (in {where}) is not a setting",
                 f"did you mean {near[0]}?" if near else "see .env.example for every name",
-                ENTRY,
+                "a-setting-is-refused",
             )
 
 
@@ -149,7 +148,9 @@ def read_env_file(name: str) -> dict[str, str]:
         return {}
     if not path.is_file():
         raise CourseError(
-            f"ENV_FILE={name!r}: there is no such file", "give a path relative to the repository", ENTRY
+            f"ENV_FILE={name!r}: there is no such file",
+            "give a path relative to the repository",
+            "a-setting-is-refused",
         )
     values = {}
     for binding in parse_stream(io.StringIO(decode_env_file(path))):
@@ -158,7 +159,7 @@ def read_env_file(name: str) -> dict[str, str]:
             raise CourseError(
                 f"{where}: this is not NAME=value",
                 "write NAME=value on one line; a value with quotes or # in it goes between single quotes",
-                ENTRY,
+                "a-setting-is-refused",
             )
         if binding.key:
             check_names([binding.key], where)
@@ -179,7 +180,7 @@ def decode_env_file(path: Path) -> str:
     raise CourseError(
         f"{relative_path(path)} is {problem}, and settings are read as UTF-8",
         "save it as UTF-8: in an editor by Save with encoding, in PowerShell by Set-Content -Encoding utf8",
-        ENTRY,
+        "a-setting-is-refused",
     )
 
 
@@ -194,7 +195,7 @@ def read_profile(name: str, origin: str) -> tuple[str, dict[str, object]]:
         raise CourseError(
             f"PROFILE={name!r} ({origin}): there is no such profile",
             f"PROFILE is one of auto, {', '.join(profiles)}",
-            ENTRY,
+            "a-setting-is-refused",
         )
     check_names(profiles[name], f"profile {name}")
     return name, profiles[name]

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "instruments": ["summarise_items", "values_by_variant"],
-        "item_values": ["CHOICES", "is_right", "item_context", "item_values"],
+        "items": ["CHOICES", "is_right", "item_context", "item_values"],
         "measures": ["INSTRUMENTS", "summarise_task"],
         "preregistration": ["PRIMARY", "check_preregistration", "describe_preregistration", "preregister"],
         "retrieval": ["Library"],

@@ -20,7 +20,7 @@ from helpers.core import (
     relative_path,
 )
 from helpers.dataset import guard_rows, held_out_text
-from helpers.evaluation.item_values import item_values
+from helpers.evaluation.items import item_values
 from helpers.models import encode_options, loglikelihood_batches, plain_ids, start_token
 
 TOKENS_PER_BATCH = 1024

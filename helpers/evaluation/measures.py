@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from helpers.evaluation.intervals import interval_of_mean, interval_of_rate
-from helpers.evaluation.item_values import CHOICES
+from helpers.evaluation.items import CHOICES
 from helpers.grading import mean_score
 
 

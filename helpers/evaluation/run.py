@@ -36,7 +36,7 @@ from helpers.core import (
 from helpers.dataset import askable_items, load_held_out, load_rows, read_seen_rows
 from helpers.evaluation.answers import ask_questions
 from helpers.evaluation.instruments import LOOKED_UP, measure_items, paper_items, regression_items
-from helpers.evaluation.item_values import TEXTS
+from helpers.evaluation.items import TEXTS
 from helpers.evaluation.public_benchmarks import check_benchmarks, measure_benchmarks
 from helpers.evaluation.retrieval import FOUND, Library
 from helpers.models import dequantise, load_adapter, load_model, load_tokenizer, read_manifest

@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from helpers.core import CourseError
-from helpers.evaluation.item_values import OWN, item_context, item_values
+from helpers.evaluation.items import OWN, item_context, item_values
 from helpers.evaluation.measures import INSTRUMENTS, mean_of, summarise_task
 from helpers.evaluation.preregistration import FAMILY, PRIMARY, role_of
 from helpers.evaluation.repeats import repeated_trainings, split_variance

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from helpers.evaluation.item_values import CHOICES
+from helpers.evaluation.items import CHOICES
 from helpers.evaluation.preregistration import FAMILY, PRIMARY
 from helpers.evaluation.statistics import ALPHA, format_signed
 

@@ -1,4 +1,4 @@
-"""PubMed's large files read several at a time, each by a process of its own, which `python -m helpers.papers.bulk` is.
+"""PubMed's large files read several at a time, each by a process of its own: `python -m helpers.papers.bulk`.
 
 They are started by command line and not forked, so this works from a notebook's kernel and from any script.
 """

@@ -206,6 +206,7 @@ def all_terms(topic: Topic) -> list[str]:
 
 
 def is_abbreviation(term: str) -> bool:
+    """Whether a term is written as an abbreviation is (SLE, B27), so that its case must match too."""
     return term.isupper() or bool(re.fullmatch(r"[A-Z]\d?[A-Z]+", term))
 
 

@@ -8,7 +8,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from helpers.core import NOTEBOOKS, CourseError, run_command, write_text
+from helpers.core import NOTEBOOKS, CourseError, parse_json, run_command, write_text
 from helpers.pipeline.dependencies import PYPROJECT
 
 GITHUB = re.compile(r"https://github\.com/([\w-]+/[\w.-]+?)(?:\.git)?/?")
@@ -43,7 +43,7 @@ def badge_line(repository: str, name: str) -> str:
 
 def add_address(text: str, name: str, repository: str) -> str:
     """A notebook's JSON with this address in its setup cell and as a badge above its title, or with neither."""
-    notebook = json.loads(text)
+    notebook = parse_json(text, name, dict)
     title, setup = notebook["cells"][:2]
     top = badge_line(repository, name) if repository else ""
     title["source"] = split_lines(top + BADGE.sub("", "".join(title["source"])))

@@ -1,4 +1,4 @@
-"""Training in several processes: `accelerate launch --config_file … -m helpers.training STAGES=4`.
+"""Training in several processes: `accelerate launch --config_file … -m helpers train STAGES=4`.
 
 Same stages, settings and results as the notebooks: notebook 4 or 6, run afterwards, finds the training done.
 """
@@ -29,15 +29,17 @@ from helpers.training import (
 METHODS = {(4,): "qlora", (6,): "full"}
 
 
-def main() -> None:
-    """Train as the command line says; an error of the user's ends in two lines."""
+def main(words: list[str]) -> int:
+    """Train as the command line says; the process's exit status. An error of the user's ends in two lines."""
     try:
-        train(sys.argv[1:])
+        train(words)
     except CourseError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(stop, file=sys.stderr)
-        sys.exit(130)
+        return 130
+    return 0
 
 
 def train(words: Iterable[str]) -> None:
@@ -71,7 +73,3 @@ def train_model(run: Run, method: str, ranks: Ranks) -> None:
         model = add_adapter(load_frozen(job), adapter_config(knobs), knobs.SEED)
     run_finetuning(job, model, declared=preregister(job.run, planned_rows(job))["hash"])
     ranks.part()
-
-
-if __name__ == "__main__":
-    main()

@@ -5,8 +5,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-HELPERS = Path(__file__).parent
-METHODS = {"stage": ("session", "Session")}  # variables of a notebook: where the class behind them is
+ROOM = Path(__file__).parent
+METHODS = {"stage.map": "course_map"}  # what a notebook calls on its session: the function that does it
 UNKNOWN = "A picture; the text after it says what it shows."
 ABSENCE = re.compile(r"^(None|Raises|No picture)\b")
 
@@ -19,28 +19,23 @@ def alt_text(source: str) -> str:
         return UNKNOWN
     for line in reversed(tree.body):
         for call in (node for node in ast.walk(line) if isinstance(node, ast.Call)):
-            if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
-                module, owner = METHODS.get(call.func.value.id, (call.func.value.id, ""))
-                if found := drawing_call(module).get(f"{owner}.{call.func.attr}".lstrip(".")):
-                    return found
+            name = ast.unparse(call.func)
+            if found := drawing_functions().get(METHODS.get(name, name)):
+                return found
     return UNKNOWN
 
 
 @cache
-def drawing_call(module: str) -> dict[str, str]:
-    """{name: what it shows} of the functions and methods in helpers/<module>.py that return a Figure.
+def drawing_functions() -> dict[str, str]:
+    """{name: what it shows} of the functions in this room that return a Figure.
 
     A class that calls one of these functions shows what that one does, again and again.
     """
-    path = HELPERS / f"{module}.py"
-    if not path.exists():
-        return {}
-    parts = ast.parse(path.read_text(encoding="utf-8")).body
-    found = {part.name: words_of(part) for part in parts if draws_picture(part)}
-    for owner in (part for part in parts if isinstance(part, ast.ClassDef)):
+    files = [ast.parse(file.read_text(encoding="utf-8")).body for file in sorted(ROOM.glob("*.py"))]
+    found = {part.name: words_of(part) for file in files for part in file if draws_picture(part)}
+    for owner in (part for file in files for part in file if isinstance(part, ast.ClassDef)):
         called = {node.func.id for node in ast.walk(owner) if isinstance(node, ast.Call) and hasattr(node.func, "id")}
         found |= {owner.name: " ".join(found[name] for name in sorted(called & set(found)))}
-        found |= {f"{owner.name}.{method.name}": words_of(method) for method in owner.body if draws_picture(method)}
     return {name: text for name, text in found.items() if text}
 
 

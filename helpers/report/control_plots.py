@@ -71,8 +71,8 @@ def describe_control(control: dict) -> str:
     many, one = (runs[run]["read"] for run in RUNS)
     said = (
         f"Facts that were only read came back in {format_rate_interval(many)} of the questions after profiles in "
-        f"{runs['many_wordings']['wordings']} wordings, and in {format_rate_interval(one)} after one wording and as many tokens "
-        f"({method}, n = {many['n']} each, chance {control['chance']:.1%}, 95 % intervals)"
+        f"{runs['many_wordings']['wordings']} wordings, and in {format_rate_interval(one)} after one wording and as "
+        f"many tokens ({method}, n = {many['n']} each, chance {control['chance']:.1%}, 95 % intervals)"
     )
     if many["low"] > one["high"]:
         return f"{said}. The intervals do not overlap: other words and orders, not repetition, made facts answerable."
@@ -103,7 +103,8 @@ def find_control_fault(runs: dict, chance: float, least: float) -> str:
     """Why these runs do not show that training and scoring work; "" if they do."""
     for group, rate in ((group, runs["base"][group]) for group in CONTROL_GROUPS):
         if not rate["low"] <= chance <= rate["high"]:
-            return f"the untouched model gets {format_rate_interval(rate)} of the {group} facts right, and chance is {chance:.1%}"
+            found = format_rate_interval(rate)
+            return f"the untouched model gets {found} of the {group} facts right, and chance is {chance:.1%}"
     if (rate := runs["many_wordings"]["taught"])["accuracy"] < least:
         return f"of the taught facts {format_rate_interval(rate)} came back, fewer than {least:.0%}"
     if (rate := runs["many_wordings"]["read"])["low"] <= chance:

@@ -76,7 +76,8 @@ def sentence_on_items(name: str, row: str, found: Mapping[str, Mapping[str, dict
     about, own = task_label(name), found[row][name]
     unit = " bits per byte" if about.unit == "bits" else ""
     told = " and ".join(
-        f"{format_figure(m['mean'], about.unit)}{unit} for {one} (95 % interval {format_interval(m['low'], m['high'], about.unit)})"
+        f"{format_figure(m['mean'], about.unit)}{unit} for {one} "
+        f"(95 % interval {format_interval(m['low'], m['high'], about.unit)})"
         for one in (row, BASE_OF.get(row))
         if one and (m := found[one].get(name))
     )

@@ -64,7 +64,8 @@ class Prose(IPythonRenderer):
     """Markdown to HTML, with formulas as MathML: browsers draw it by themselves."""
 
     def block_math(self, body: str) -> str:
-        return f'<div class="wide" role="group" tabindex="0" aria-label="formula">{formula_as_mathml(body, "block")}</div>'
+        shown = formula_as_mathml(body, "block")
+        return f'<div class="wide" role="group" tabindex="0" aria-label="formula">{shown}</div>'
 
     def inline_math(self, body: str) -> str:
         return formula_as_mathml(body, "inline")

@@ -183,7 +183,8 @@ def format_gain(gain: Mapping | None) -> str:
     if not gain:
         return "–"
     unit = unit_of(gain)
-    return f"{format_figure(gain['mean_difference'], unit, '+')}\n{format_interval(gain['low'], gain['high'], unit, '+')}"
+    interval = format_interval(gain["low"], gain["high"], unit, "+")
+    return f"{format_figure(gain['mean_difference'], unit, '+')}\n{interval}"
 
 
 OPENINGS = {

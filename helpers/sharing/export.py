@@ -106,7 +106,7 @@ def read_command(words: Iterable[str]) -> Settings:
 
     Raises CourseError for an unknown name, a bad value, or WHICH=base.
     """
-    values = parse_words(words, "make export WHICH=full, for example")
+    values = parse_words(words, "make export WHICH=full")
     given, origins = load_settings(values, command_line=values)
     if origins["WHICH"] == "default":
         return given.model_copy(update={"WHICH": "qlora"})

@@ -49,6 +49,7 @@ def encode_row(row: dict, tokenizer: PreTrainedTokenizerBase, max_length: int) -
 
 
 def row_lengths(examples: Dataset) -> list[int]:
+    """Tokens of each row."""
     return [len(ids) for ids in examples["input_ids"]]
 
 

@@ -1,6 +1,5 @@
 """The training loop: one for an adapter and for all weights, in one process or several, resumable to the bit."""
 
-import runpy
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -294,7 +293,3 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-if __name__ == "__main__":  # accelerate launch -m helpers.training
-    runpy.run_module("helpers.launch", run_name="__main__")  # by name: no result depends on how it was started

@@ -14,29 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.chromium import find_chromium
 from support.sweeps import times
 
 from helpers.core import STAGES
 from helpers.core.paths import ROOT
 from helpers.report import pages
 
-pytestmark = pytest.mark.after_notebooks
+pytestmark = [pytest.mark.browser, pytest.mark.after_notebooks]
 
-INSTALL = "apt-get install -y chromium (Debian), or: python -m playwright install --with-deps chromium"
 PATIENCE = 600  # seconds for one notebook; quiet, it takes some twenty
 OPENED = STAGES if times(0, 1) else (STAGES[0], STAGES[1], STAGES[7])
 NOISE: tuple[str, ...] = ()  # errors that JupyterLab itself writes to the console, by exact text: none so far
 TRACEBACK = re.compile(r"Traceback \(most recent call last\)")
-
-
-def find_chromium(playwright) -> str:
-    """Playwright's own Chromium, or the system's. Fails with the command that installs one."""
-    own = playwright.chromium.executable_path
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = own if Path(own).exists() else next(filter(None, map(shutil.which, names)), None)
-    if not found:
-        pytest.fail(f"there is no Chromium here to open the notebooks in\n→ {INSTALL}", pytrace=False)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +34,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        options = {"executable_path": find_chromium(playwright), "args": ["--no-sandbox", "--disable-gpu"]}
+        options = {"executable_path": find_chromium(), "args": ["--no-sandbox", "--disable-gpu"]}
         running = playwright.chromium.launch(**options)
         yield running
         running.close()

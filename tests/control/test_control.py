@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-from types import SimpleNamespace
 
 import pytest
 from support import tiny
@@ -13,8 +12,7 @@ from helpers.control import control, fictional
 from helpers.core import CONTROL_GROUPS, io, paths
 from helpers.core.errors import CourseError
 from helpers.core.paths import Folders, base_model_folder
-from helpers.models import chat_template, loglikelihood
-from helpers.models import load as models
+from helpers.models import chat_template
 from helpers.pipeline.runner import NOT_PASSED
 from helpers.report import control_plots
 from helpers.training import batches, config, loop
@@ -36,13 +34,13 @@ def arrange(patch, folder):
     patch.setattr("helpers.control.control.fetch_model", lambda settings: None)
     tiny.write_model(base_model_folder("tiny"))
     facts = fictional.build_world(names=NAMES)
-    patch.setattr(fictional, "build_world", lambda: facts)
+    patch.setattr(control, "build_world", lambda: facts)
     patch.setattr(fictional, "OPENINGS", ["user\n{name} {0}"])
     patch.setattr(fictional, "PHRASES", {a: [f"{a}\nassistant\n{{value}}"] for a in fictional.OPTIONS})
     patch.setattr(fictional, "ORDERS", [(place,) for place in range(4)])
     patch.setattr(fictional, "QUESTIONS", {a: [f"{{name}} {a}"] * 2 for a in fictional.OPTIONS})
     patch.setattr(fictional, "ASKED", fictional.QUESTIONS)
-    patch.setattr(fictional, "WORDINGS", 4)
+    patch.setattr(control, "WORDINGS", 4)
     patch.setattr(control, "RUNS", {"base": (0, 0), "many_wordings": (4, 1)})
     patch.setattr(control, "PASSES", PASSES)
     patch.setattr(control, "RATES", {"full": 5e-3, "qlora": 5e-3})
@@ -82,11 +80,11 @@ def sound(tmp_path_factory):
 def trained(place, sound, monkeypatch):
     """The small world with the weights that learned it; whoever trains again fails."""
     shutil.copytree(sound[1], place / "models" / "work")
-    monkeypatch.setattr(loop, "update", None)
+    monkeypatch.setattr(loop, "train_step", None)
 
 
 def test_it_passes_where_nothing_is_broken(sound):
-    passed, sentence = control.verdict(sound[0])
+    passed, sentence = control.control_verdict(sound[0])
     assert passed, sentence
     runs = sound[0]["methods"]["full"]
     assert runs["many_wordings"]["taught"]["accuracy"] >= 0.95 > runs["base"]["taught"]["high"]
@@ -112,7 +110,7 @@ def only_prompts(batch):
 @pytest.mark.parametrize("fault", [shift, only_prompts])
 def test_a_broken_mask_does_not_pass(fault, place, monkeypatch):
     collate = batches.collate_packed
-    monkeypatch.setattr(batches, "collate_packed", lambda *given: fault(collate(*given)))
+    monkeypatch.setattr("helpers.training.step.collate_packed", lambda *given: fault(collate(*given)))
     failing(run())
 
 
@@ -122,25 +120,23 @@ def test_a_trainer_that_does_not_train_does_not_pass(place, monkeypatch):
 
 
 def test_weights_that_are_not_the_trained_ones_do_not_pass(trained, monkeypatch):
-    load = models.load_model
-    monkeypatch.setattr(models, "load_model", lambda folder, *wanted: load(base_model_folder("tiny"), *wanted))
+    load = control.load_model
+    monkeypatch.setattr(control, "load_model", lambda folder, *wanted: load(base_model_folder("tiny"), *wanted))
     failing(run())
 
 
 def test_a_scorer_that_guesses_does_not_pass(trained, monkeypatch):
     guess = random.Random(0)
     monkeypatch.setattr(
-        loglikelihood,
+        fictional,
         "loglikelihood_batches",
         lambda model, pairs, *_: [{n: -guess.random() for n in range(len(pairs))}],
     )
-    assert not control.verdict(run())[0]
+    assert not control.control_verdict(run())[0]
 
 
 def test_asking_without_the_chat_template_does_not_pass(trained, monkeypatch):
-    monkeypatch.setattr(
-        fictional, "chat", SimpleNamespace(prompt_ids=chat_template.plain_ids, plain_ids=chat_template.plain_ids)
-    )
+    monkeypatch.setattr(fictional, "prompt_ids", chat_template.plain_ids)
     failing(run())
 
 
@@ -148,13 +144,13 @@ def test_training_without_the_chat_template_is_refused(place, monkeypatch):
     def bare(tokenizer, question, answer):
         return chat_template.plain_ids(tokenizer, f"{question} "), chat_template.answer_ids(tokenizer, answer)
 
-    monkeypatch.setattr("helpers.examples.chat", SimpleNamespace(row_ids=bare, running_ids=chat_template.running_ids))
+    monkeypatch.setattr(batches, "row_ids", bare)
     with pytest.raises(CourseError, match="not those the model will be asked with"):
         run()
 
 
 def failing(report):
-    passed, sentence = control.verdict(report)
+    passed, sentence = control.control_verdict(report)
     assert not passed
     assert sentence.startswith("The control fails (full): of the taught facts"), sentence
 
@@ -164,7 +160,7 @@ def test_a_control_that_is_stopped_goes_on_and_ends_the_same(place, monkeypatch,
     monkeypatch.setattr(control, "LOOKS", 4)
     whole = run()["methods"]["full"]["many_wordings"]
     (place / "reports" / ".notes" / "control.jsonl").unlink()
-    score, calls = fictional.score_items, []
+    score, calls = control.score_items, []
 
     def stopping(*given):
         calls.append(given)
@@ -172,13 +168,13 @@ def test_a_control_that_is_stopped_goes_on_and_ends_the_same(place, monkeypatch,
             os.kill(os.getpid(), signal.SIGTERM)
         return score(*given)
 
-    monkeypatch.setattr(fictional, "score_items", stopping)
+    monkeypatch.setattr(control, "score_items", stopping)
     assert control.main(WORDS) > 128
     assert "the same command goes on from here" in capsys.readouterr().err
     again = run()["methods"]["full"]["many_wordings"]
     assert {**again, "seconds": 0} == {**whole, "seconds": 0}
     assert len(again["curve"]) == 1 + control.LOOKS
-    monkeypatch.setattr(loop, "train_model", None)
+    monkeypatch.setattr(control, "train_model", None)
     assert run()["methods"]["full"]["many_wordings"] == again, "finished runs are not repeated"
 
 
@@ -201,7 +197,7 @@ def test_the_exit_status_tells_not_passed_from_not_run(passed, status, monkeypat
     report = {"chance": fictional.CHANCE, "methods": {"full": figures(taught=32 if passed else 20)}}
     monkeypatch.setattr(control, "run_control", lambda words: report)
     assert control.main([]) == status
-    assert control.verdict(report)[1] in capsys.readouterr().out
+    assert control.control_verdict(report)[1] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("word", ["METHOD=magic", "METHOD", "PASES=3"])
@@ -252,7 +248,7 @@ def figures(base=4, taught=32, read=28):
 )
 def test_the_verdict_says_what_is_wrong(runs, why):
     report = {"chance": fictional.CHANCE, "methods": {"full": runs}}
-    passed, sentence = control.verdict(report)
+    passed, sentence = control.control_verdict(report)
     assert passed == (not why)
     assert why in sentence
     assert passed == sentence.startswith("The control passes")
@@ -264,7 +260,7 @@ def test_the_recorded_control_passes_and_is_of_this_world(monkeypatch, tmp_path)
     recorded = control_plots.recorded_or_own(Folders())
     assert (recorded["from"], recorded["own"]) == ("reports/recorded/control.json", False)
     assert recorded["world"] == fictional.describe_world(fictional.build_world())
-    passed, sentence = control.verdict(recorded)
+    passed, sentence = control.control_verdict(recorded)
     assert passed, sentence
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -12,18 +13,20 @@ from support import tiny
 from helpers.core import hardware
 from helpers.core.errors import CourseError
 from helpers.core.paths import ROOT
-from helpers.training import device_report
+
+device_report = import_module("helpers.training.device_report")
 
 pytestmark = pytest.mark.alone  # it times the processor
 
 CARDS = {"none": (0, (0, 0)), "t4": (15, (7, 5)), "a10": (22.5, (8, 6)), "h100": (79.2, (9, 0))}
 FAST, SLOW = {"float32": 16e-3, "bfloat16": 4e-3}, {"float32": 16e-3, "bfloat16": 256e-3}
 CHOSEN = """
-from helpers import choices, hardware
+from helpers.core import hardware
+from helpers.training import device_report
 from types import SimpleNamespace
 from pathlib import Path
 hardware.MEASURED = Path({measured!r})
-rows = choices.table(SimpleNamespace(DTYPE="auto", ATTENTION="auto", MODEL_NAME="smollm2-135m"))
+rows = device_report(SimpleNamespace(DTYPE="auto", ATTENTION="auto", MODEL_NAME="smollm2-135m"))
 print(hardware.compute_dtype(), [row["chosen"] for row in rows if row["what"] == "precision"], sep="|")
 """
 
@@ -34,11 +37,16 @@ def card(monkeypatch):
 
     def look_like(name, flash=False, seconds=FAST):
         gibibytes, capability = CARDS[name]
-        monkeypatch.setattr(hardware, "gpu_memory", lambda: int(gibibytes * 2**30))
-        monkeypatch.setattr(hardware, "gpu_capability", lambda: capability)
-        monkeypatch.setattr(hardware, "flash_installed", lambda: flash)
         times = {"float16": 50 * seconds["float32"], **seconds}
-        monkeypatch.setattr(hardware, "cpu_precisions", lambda names=tuple(seconds): {n: times[n] for n in names})
+        looks = {
+            "gpu_memory": lambda: int(gibibytes * 2**30),
+            "gpu_capability": lambda: capability,
+            "flash_installed": lambda: flash,
+            "cpu_precisions": lambda names=tuple(seconds): {n: times[n] for n in names},
+        }
+        for module in (hardware, device_report):
+            for function in looks.keys() & vars(module).keys():
+                monkeypatch.setattr(module, function, looks[function])
 
     return look_like
 
@@ -179,7 +187,7 @@ def shown(**wishes):
 )
 def test_the_table_says_what_is_chosen_and_why(card, monkeypatch, name, flash, chosen):
     card(name, flash=flash)
-    monkeypatch.setattr(device_report.models, "require_four_bit", lambda: None)
+    monkeypatch.setattr(device_report, "require_four_bit", lambda: None)
     rows = shown()
     assert [row["chosen"] for row in rows] == chosen
     assert all(set(row) == {"what", "chosen", "why", "override"} and all(row.values()) for row in rows)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.core import fingerprint, io
+from helpers.core import io
 from helpers.core.errors import CourseError
+from helpers.core.fingerprint import fingerprint_files
 from helpers.core.paths import ROOT
 
 
@@ -167,12 +168,12 @@ def test_what_is_wrong_in_a_program_is_not_called_the_disks_fault(tmp_path):
 
 def test_fingerprints_follow_content_and_not_dates(tmp_path):
     (tmp_path / "a").write_text("1")
-    before = fingerprint.fingerprint_files(tmp_path)
+    before = fingerprint_files(tmp_path)
     os.utime(tmp_path / "a", (1, 1))
-    assert fingerprint.fingerprint_files(tmp_path) == before
+    assert fingerprint_files(tmp_path) == before
     (tmp_path / "a").write_text("2")
-    assert fingerprint.fingerprint_files(tmp_path) != before
-    assert fingerprint.fingerprint_files(tmp_path / "absent") == {}
+    assert fingerprint_files(tmp_path) != before
+    assert fingerprint_files(tmp_path / "absent") == {}
 
 
 KILLED = """

@@ -170,12 +170,12 @@ def test_another_seed_holds_out_other_papers():
 
 
 PROGRAM = """
-from helpers.files import sha256_of
 from support import invented
-from helpers import probes, rows
+from helpers.core import hash_json
+from helpers.dataset import build_items, build_rows
 papers = invented.papers(40)[::{step}]
-training, held_out = rows.build(papers, invented.KNOBS, invented.topic(), ())
-print(sha256_of([training, held_out, probes.build(training, held_out, papers, invented.topic(), 42)]))
+training, held_out = build_rows(papers, invented.KNOBS, invented.topic(), ())
+print(hash_json([training, held_out, build_items(training, held_out, papers, invented.topic(), 42)]))
 """
 
 
@@ -184,7 +184,7 @@ def test_the_bytes_are_the_same_in_any_order_and_on_every_run(seed, step):
     _, training, held_out, items = invented.built(40)
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(step=step)],
-        env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
         capture_output=True,
         text=True,
         check=True,

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 
 import pytest
@@ -93,16 +94,19 @@ def test_make_lines_are_understood(line):
         word for word in re.findall(r"[A-Z_]+=(?:'[^']*'|\"[^\"]*\"|\S*)", line) if not word.startswith("PYTHON=")
     ]
     if target := re.search(r" (control|serve|export)\b", line):
-        {"control": control_module, "serve": serve_module, "export": export_module}[target[1]].read(words)
+        {"control": control_module, "serve": serve_module, "export": export_module}[target[1]].read_command(words)
         return
     given = order_module.read_order([re.sub("['\"]", "", word) for word in words], {})
     settings_module.check_names(given.values, line)
 
 
-def test_the_file_tree_names_every_helper():
-    named = set(re.findall(r"\b(\w+\.(?:py|toml|html))\b", readme()))
-    ours = {path.name for path in (ROOT / "helpers").iterdir() if path.suffix in (".py", ".toml", ".html")}
-    assert ours - {"__init__.py"} <= named, f"without a line in the README: {sorted(ours - named - {'__init__.py'})}"
+def test_the_file_tree_names_every_room_from_the_ground_up():
+    listed = re.findall(r"^  (\w+)/ +\S", readme(), re.M)
+    assert sorted(listed) == sorted(path.parent.name for path in (ROOT / "helpers").glob("*/__init__.py"))
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    floors = [{room.removeprefix("helpers.") for room in layer.split(" | ")} for layer in reversed(layers)]
+    heights = [next(n for n, rooms in enumerate(floors) if room in rooms) for room in listed]
+    assert heights == sorted(heights), "a room comes after those it may import from"
 
 
 @pytest.mark.parametrize("name", ["recorded run", "control", "timings"])

@@ -38,7 +38,7 @@ def asked(monkeypatch):
         batches.append(prompts)
         return generate(model, tokenizer, prompts, *rest, **how)
 
-    monkeypatch.setattr(answers, "generate", counted)
+    monkeypatch.setattr(answers, "generate_answers", counted)
     return batches
 
 
@@ -77,7 +77,7 @@ def test_greedy_is_the_likeliest_token_each_time(speaker):
 def test_an_answer_stops_where_the_model_ends_it(speaker, monkeypatch):
     first, second, third = most_likely(speaker, "Is it lupus?", 3)
     assert third not in (first, second)
-    monkeypatch.setattr(chat_template, "end_ids", lambda *_: [2, third])
+    monkeypatch.setattr(generation, "end_ids", lambda *_: [2, third])
     ended, other = generation.generate_answers(*speaker, ["Is it lupus?", "Why?"], 8)
     assert (ended["finish_reason"], ended["tokens"]) == ("stop", 2)
     assert ended["response"] == speaker[1].decode([first, second]).strip()
@@ -219,18 +219,18 @@ def test_every_batch_is_noted_before_the_next_and_not_asked_again(speaker, tmp_p
     notes = tmp_path / "notes.jsonl"
     undisturbed = ask(speaker, tmp_path / "other.jsonl")
     asked.clear()
-    generate = generation.generate_answers
+    generate = answers.generate_answers
 
     def killed_at_the_second(*args, **how):
         if asked:
             raise KeyboardInterrupt
         return generate(*args, **how)
 
-    monkeypatch.setattr(answers, "generate", killed_at_the_second)
+    monkeypatch.setattr(answers, "generate_answers", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         ask(speaker, notes)
     assert len(io.read_jsonl(notes)) == 10
-    monkeypatch.setattr(answers, "generate", generate)
+    monkeypatch.setattr(answers, "generate_answers", generate)
     asked.clear()
     rows = ask(speaker, notes)
     assert asked == [[q["question"] for q in QUESTIONS[10:]]]
@@ -276,7 +276,9 @@ def test_force_asks_again_and_the_newest_answer_counts(speaker, tmp_path, asked,
 
 def test_an_empty_answer_is_an_answer(speaker, tmp_path, asked, monkeypatch):
     empty = {"response": "", "thinking": "", "finish_reason": "stop", "tokens": 0}
-    monkeypatch.setattr(answers, "generate", lambda model, tokenizer, prompts, *_, **how: [empty] * len(prompts))
+    monkeypatch.setattr(
+        answers, "generate_answers", lambda model, tokenizer, prompts, *_, **how: [empty] * len(prompts)
+    )
     rows = ask(speaker, tmp_path / "notes.jsonl")
     assert len(rows) == len(QUESTIONS) and {row["response"] for row in rows} == {""}
     assert io.read_jsonl(tmp_path / "notes.jsonl")[0]["tokens"] == 0

@@ -95,7 +95,7 @@ def long(n):
 def test_without_other_papers_there_is_a_way_out(sample):
     about = [paper for paper in collect.from_sample().papers if TOPIC.mentions(paper.text)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collect, "from_sample", lambda: collect.Harvest(about, sample.route))
+        patch.setattr(placebo, "from_sample", lambda: collect.Harvest(about, sample.route))
         with pytest.raises(CourseError, match="no paper of another field was found for the placebo"):
             placebo.build_placebo(sample.training, sample.settings, TOPIC, sample.route)
 

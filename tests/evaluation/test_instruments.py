@@ -9,9 +9,9 @@ import torch
 from support import tiny
 
 from helpers.core.errors import CourseError
-from helpers.dataset import held_out
+from helpers.dataset import general_text, held_out
 from helpers.dataset.contamination import word_runs
-from helpers.evaluation import instruments, item_values
+from helpers.evaluation import instruments, items
 from helpers.grading import questions
 from helpers.models import chat_template, load, loglikelihood
 
@@ -48,7 +48,7 @@ def test_bits_per_byte_are_the_models_own_surprise(speaker, tmp_path):
             mean = model(labels, labels=labels).loss.item()
         assert one["nll"] == pytest.approx(mean * len(ids), rel=1e-5)
         assert one["bytes"] == len(tokenizer.decode(ids).encode())
-        assert item_values.bits_per_byte("a row", one) == pytest.approx(one["nll"] / one["bytes"] / math.log(2))
+        assert items.bits_per_byte("a row", one) == pytest.approx(one["nll"] / one["bytes"] / math.log(2))
 
 
 def test_a_model_that_knows_nothing_takes_all_its_bits(speaker, tmp_path):
@@ -76,7 +76,7 @@ def test_options_are_scored_as_likelihood_scores_them(speaker, tmp_path):
     ],
 )
 def test_the_choice_is_the_option_most_probable_per_byte(scores, sizes, answer, right):
-    assert item_values.is_right("a row", {"item": "P", "scores": scores, "bytes": sizes, "answer": answer}) == right
+    assert items.is_right("a row", {"item": "P", "scores": scores, "bytes": sizes, "answer": answer}) == right
 
 
 def test_the_table_counts_items_and_papers_and_says_what_guessing_gives(speaker, tmp_path):
@@ -156,7 +156,7 @@ def test_the_guard_asks_nothing_that_is_taught_or_tested():
         run for item in instruments.regression_items(10**6) if "context" in item for run in word_runs(item["context"])
     }
     rubric = {run for question in questions.load_questions() for run in word_runs(question["reference"])}
-    replay = {run for row in instruments.general.replay_rows() for run in word_runs(row["text"])}
+    replay = {run for row in general_text.replay_rows() for run in word_runs(row["text"])}
     assert not asked & (rubric | replay)
 
 

@@ -11,7 +11,7 @@ from support import tiny
 from helpers.core import io, paths, stage_of
 from helpers.core.errors import CourseError
 from helpers.core.paths import Folders, base_model_folder
-from helpers.evaluation import instruments, item_values, preregistration, run
+from helpers.evaluation import instruments, items, preregistration, run
 from helpers.models import load as models
 from helpers.papers import paper
 from helpers.report import weight_changes
@@ -167,14 +167,14 @@ def test_controls_sit_the_exam_too(open_stage):
     run.answer_questions(candidate, QUESTIONS)
     measured = run.measure_variants(candidate)
     assert list(measured) == ["base_4bit", "base_rag", "qlora", "placebo_qlora"]
-    assert set(item_values.item_values("base_rag", measured["base_rag"])) == {"recall", "transfer"}
-    names = [item_values.item_values(row, measured[row]).keys() for row in ("qlora", "placebo_qlora")]
+    assert set(items.item_values("base_rag", measured["base_rag"])) == {"recall", "transfer"}
+    names = [items.item_values(row, measured[row]).keys() for row in ("qlora", "placebo_qlora")]
     assert names[0] == names[1]
     again = io.read_json(stage.folders.results("base_aa"))
     seed = candidate.settings.SEED
     with candidate.sitting("base_4bit") as model:
         how = {"row": "base_4bit", "identity": "x", "max_new_tokens": 4, "notes": stage.folders.notes / "x"}
-        first = run.answers.ask(model, candidate.tokenizer, QUESTIONS, samples=1, seed=seed, **how)
+        first = run.ask_questions(model, candidate.tokenizer, QUESTIONS, samples=1, seed=seed, **how)
     assert [a["response"] for a in again] == [a["response"] for a in first], "greedy: the same"
     assert [a["samples"] for a in again] != [a["samples"] for a in first], "sampled: other dice"
     read = candidate.before("base_rag")("What about TNF?")
@@ -188,8 +188,8 @@ def test_a_notebook_loads_each_model_once(open_stage, monkeypatch, method, names
     stage = open_stage(WHICH=method)
     trained(stage, method)
     io.write_json(stage_of(6).receipt(stage.folders), {"status": "done", "reason": ""})
-    loads, load = [], models.load_model
-    monkeypatch.setattr(models, "load_model", lambda place, *how: loads.append(place.name) or load(place, *how))
+    loads, load = [], run.load_model
+    monkeypatch.setattr(run, "load_model", lambda place, *how: loads.append(place.name) or load(place, *how))
     candidate = run.open_candidate(stage)
     run.answer_questions(candidate, QUESTIONS)
     run.measure_variants(candidate)
@@ -226,7 +226,7 @@ def test_the_untouched_model_is_asked_and_reads_no_papers(open_stage):
     place = stage.folders.results("base_4bit")
     assert place.name == "results_baseline.json" and place.exists()
     measured = run.measure_variants(candidate)
-    assert set(item_values.item_values("base_4bit", measured["base_4bit"])) == {"cloze", "general_bits"}
+    assert set(items.item_values("base_4bit", measured["base_4bit"])) == {"cloze", "general_bits"}
     assert not stage.folders.items.exists(), "notebook 5 measures it again, beside the adapter"
 
 

@@ -207,7 +207,7 @@ def test_a_rule_changed_in_the_code_changes_the_seal(monkeypatch):
     monkeypatch.setattr(preregistration, "ALPHA", 0.1)
     assert preregistration.make_preregistration("abc", [], [])["hash"] != before
     monkeypatch.undo()
-    monkeypatch.setattr(preregistration.receipts, "code_of", lambda *modules: "another grader")
+    monkeypatch.setattr(preregistration, "hash_code", lambda *modules: "another grader")
     assert preregistration.make_preregistration("abc", [], [])["hash"] != before
 
 

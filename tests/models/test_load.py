@@ -10,7 +10,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from support import tiny
 
-from helpers.core import hardware, io
+from helpers.core import io
 from helpers.core.errors import CourseError
 from helpers.models import chat_template, load
 from helpers.training import model as trainable
@@ -85,7 +85,7 @@ def test_footprints_are_measured_where_they_fit_and_counted_where_not(folder, mo
     counted = load.measure_footprints(folder)
     assert counted["float32 (counted)"] == pytest.approx(4 * n / 1e6) and counted["bfloat16"] == measured["bfloat16"]
     monkeypatch.setattr(load, "available_memory", lambda: 2 * n)
-    monkeypatch.setattr(hardware, "half_precision", lambda: "float16")  # as on a T4
+    monkeypatch.setattr(load, "half_precision", lambda: "float16")  # as on a T4
     assert list(load.measure_footprints(folder)) == ["float32 (counted)", "float16 (counted)", "nf4"]
 
 

@@ -260,16 +260,16 @@ def test_without_a_network_one_waits_seconds_not_minutes(tmp_path):
     nowhere = f"http://127.0.0.1:{closed_port()}"
     began = time.monotonic()
     with (
-        hurried(tmp_path / "locks", first_contact=1.0, backoff=1.0),
+        hurried(tmp_path / "locks", first_contact=1.0, backoff=1.0, budget=600.0),
         pytest.raises(CourseError, match="cannot be reached"),
     ):
         collect.count_hits(load(None, NCBI_EUTILS_BASE=nowhere), "lupus", tmp_path)
-    assert time.monotonic() - began < 2.5 <= http.PATIENCE.first_contact
+    assert time.monotonic() - began < 60, "the patience for a host that has answered before is ten minutes here"
 
 
 def test_a_silent_host_is_known_in_time(tmp_path):
     with (
-        hurried(tmp_path / "locks", first_contact=0.5),
+        hurried(tmp_path / "locks", first_contact=0.5, silence=600.0, whole=600.0),
         socket.create_server(("127.0.0.1", 0)) as silent,
     ):
         base = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -277,7 +277,8 @@ def test_a_silent_host_is_known_in_time(tmp_path):
         chosen = load(None, NCBI_EUTILS_BASE=base, ARXIV_API_BASE=nowhere, PAPERS_ARCHIVE=str(SAMPLE / "pubmed.xml"))
         began = time.monotonic()
         _, route, _ = gather(chosen, tmp_path)
-        assert time.monotonic() - began < 4 and route["name"] == "archive" and "timed out" in route["why"]
+        assert route["name"] == "archive" and "timed out" in route["why"]
+        assert time.monotonic() - began < 60, "silence in the middle of an answer is borne for ten minutes here"
 
 
 def test_secrets_are_sent_and_shown_nowhere(server, tmp_path):

@@ -104,7 +104,7 @@ def test_a_lasting_fault_is_named_and_outlived(tmp_path, clean, fault, seed):
     with hurried(tmp_path / "locks", page=PAGE, tries=4, budget=2.5):
         began = time.monotonic()
         files, cause = attempt(server, tmp_path)
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60, "2.5 seconds of patience for each request, on a busy machine"
         if files == clean:
             assert not cause and fault in ("odd text", "total changes"), "no shortfall, no complaint"
         else:
@@ -156,7 +156,7 @@ def test_odd_text_is_read_as_it_is_meant_or_refused(tmp_path, clean, part, oddit
 CHILD = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {root!r})
+sys.path[:0] = {places!r}
 from support.loopback import gather, hurried, load
 folder = Path(sys.argv[3])
 with hurried(folder / "locks", batch=2, page=3):
@@ -184,13 +184,15 @@ def test_kills_at_random_moments_lose_and_double_nothing(tmp_path, clean):
 def killed(server: Server, folder: Path, seconds: float) -> bool:
     """Start a harvest, and kill it so long after its first request; False if it had ended by then."""
     before = len(server.seen)
-    script = CHILD.format(root=str(ROOT))
+    script = CHILD.format(places=[str(ROOT), str(ROOT / "tests")])
     child = subprocess.Popen([sys.executable, "-c", script, server.eutils, server.arxiv, str(folder)])
     while len(server.seen) == before and child.poll() is None:
         time.sleep(0.002)
     time.sleep(seconds)
     child.send_signal(signal.SIGKILL)
-    return child.wait() == -signal.SIGKILL
+    ended = child.wait()
+    assert ended in (0, -signal.SIGKILL), "the harvest failed by itself"
+    return ended == -signal.SIGKILL
 
 
 def check_ledger(path: Path, pmids: set[str]) -> None:

@@ -1,6 +1,6 @@
 """Hard records, written by hand: each is kept or dropped as a careful librarian would do it, and read to the letter.
 
-tests/papers/golden/expected.json says for every record of the two files beside it what becomes of it, why, and where it
+golden/expected.json says for every record of the two files beside it what becomes of it, why, and where it
 matters what its fields hold: the field itself, "sections" (label, category, text), "roles", and of title and abstract
 together "holds", "lacks" (pieces of text) and "matches" (patterns). Records with the same "group" must stay in their
 order; all others may come in any.

@@ -106,7 +106,7 @@ def test_loopback_is_not_paced_but_a_pause_is_kept(tmp_path):
     with hurried(tmp_path):
         host = http.Host("http://127.0.0.1:1/", 3.0)
         began = time.time()
-        assert host.pace.wait() <= host.pace.wait() < began + 1
+        assert host.pace.wait() <= host.pace.wait() < began + 3, "its interval, were it paced"
         assert http.Host("https://example.org/", 3.0).pace.interval == 3.0
         host.pace.hold(0.2)
         assert http.Host("http://127.0.0.1:1/", 3.0).pace.wait() >= began + 0.2
@@ -143,8 +143,8 @@ def test_a_stopped_clock_wakes_every_sleeper(tmp_path):
     [sleeper.start() for sleeper in sleepers]
     began = time.monotonic()
     clock.stopped.set()
-    [sleeper.join(5) for sleeper in sleepers]
-    assert len(ends) == 5 and max(ends) - began < 1
+    [sleeper.join(60) for sleeper in sleepers]
+    assert len(ends) == 5 and max(ends) - began < 30, "half of what they would have slept"
 
 
 def fetch(server, folder: Path, n: int, **values: object) -> pubmed_api.PubMedClient:
@@ -254,7 +254,7 @@ def test_an_answer_that_only_drips_is_given_up(tmp_path):
         url, began = f"http://127.0.0.1:{listener.getsockname()[1]}/", time.monotonic()
         with pytest.raises(http.Transient, match="not whole after"):
             http.Host(url, 0.0, reached=True).request("GET", url)
-        assert 0.4 < time.monotonic() - began < 3
+        assert 0.4 < time.monotonic() - began < 8, "all of it would take ten seconds"
 
 
 def test_biopython_builds_the_request_and_nothing_else():

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
     "error::pytest.PytestUnraisableExceptionWarning", "error::pytest.PytestUnhandledThreadExceptionWarning"
 )
 DOCUMENTS = times(400, 10_000)
-SLOWEST = 2.0  # seconds for everything that is done with one document
+SLOWEST = 20.0  # seconds for one document: milliseconds are usual, so this is a loop without end on any machine
 GROWTH = 100 * 2**20  # bytes of memory over the whole run
 GLANCE = topic.Glance(TOPIC)
 WHOLE = ("PubmedArticle", "PubmedBookArticle", "DeleteCitation")

@@ -206,9 +206,9 @@ def test_a_reading_given_up_leaves_no_process_and_no_file(monkeypatch, tmp_path)
 
 SCRIPT = """
 import os, sys
-from helpers import archive, bulk
+from helpers.papers import bulk, pubmed_files
 bulk.LARGE = 0
-papers = archive.stream(sys.argv[1])
+papers = pubmed_files.stream_papers(sys.argv[1])
 print(next(papers).paper_id, os.getpid(), flush=True)
 print(1 + sum(1 for _ in papers), flush=True)
 """
@@ -300,14 +300,14 @@ def test_parsing_and_screening_are_nearly_as_fast_as_bare_parsing(tmp_path):
 MEASURE = """
 import json, re, resource, sys
 from pathlib import Path
-from helpers import archive, screening, topics
+from helpers.papers import pubmed_files, screening, topic as topics
 topic = topics.load_topic("autoimmune")
 glance = topics.Glance(topic)
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 before = peak()
 for path in sys.argv[2:]:
-    found = screening.screen(archive.stream(Path(path), glance), topic, 10_000, Path(sys.argv[1]))
+    found = screening.screen_papers(pubmed_files.stream_papers(Path(path), glance), topic, 10_000, Path(sys.argv[1]))
 mine, theirs = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 print(json.dumps({
     "asked": found.asked, "kept": len(found.kept), "reasons": found.reasons,

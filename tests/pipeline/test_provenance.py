@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterable
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -12,7 +11,7 @@ from support import tiny
 
 from helpers.core import STAGES, Stage, fingerprint, io, paths, run
 from helpers.core.fingerprint import strip_code
-from helpers.core.paths import ROOT, Folders
+from helpers.core.paths import Folders
 from helpers.pipeline import artefacts, provenance, stages
 
 CELLS = [
@@ -229,45 +228,6 @@ def test_magics_are_code():
 def test_every_place_of_the_key_is_there():
     for place in {place for places in stages.ROOMS.values() for place in places}:
         assert all(file.is_file() for file in fingerprint.files_of(place)), place
-
-
-def changed_stages(place: str, monkeypatch) -> set[int]:
-    """The stages whose key differs when a value in one file of helpers does."""
-    file = ROOT / "helpers" / f"{place}.py"
-    assert file.exists()
-
-    def keys() -> Iterable[tuple[int, dict]]:
-        fingerprint.hash_code.cache_clear()
-        return {stage.number: provenance.notebook_code(stage) for stage in STAGES}
-
-    before, read = keys(), fingerprint.content_of
-    with monkeypatch.context() as patch:
-        patch.setattr(fingerprint, "content_of", lambda path: "changed" if path == file else read(path))
-        after = keys()
-    fingerprint.hash_code.cache_clear()
-    return {number for number in before if before[number] != after[number]}
-
-
-@pytest.mark.parametrize(
-    ("place", "expected"),
-    [
-        ("text/sentences", {3}),
-        ("papers/screening", {3}),
-        ("dataset/formats", {3}),
-        ("training/loop", {4, 6}),
-        ("dataset/general_text", {3, 4, 6}),
-        ("models/load", {1, 2, 4, 5, 6, 7}),
-        ("evaluation/answers", {2, 5, 7, 8}),
-        ("grading/rubric", {8}),
-        ("report/plots", {8}),
-        ("core/experiment", {2, 5, 7, 8}),
-        ("core/io", set()),
-        ("pipeline/runner", set()),
-        ("serving/app", set()),
-    ],
-)
-def test_a_change_of_code_reaches_the_stages_whose_results_it_may_change(place, expected, monkeypatch):
-    assert changed_stages(place, monkeypatch) == expected
 
 
 def test_stages_need_only_earlier_ones_and_read_what_those_leave():

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -53,9 +52,7 @@ def test_all_stages_leave_a_report_a_page_and_a_receipt(finished):
 
 
 def test_a_second_run_does_nothing_and_imports_nothing_heavy(tree):
-    began = time.monotonic()
     outcome = tree.run(python=("-X", "importtime"))
-    assert time.monotonic() - began < 10
     assert outcome.status == 0 and set(outcome.states.values()) == {"skipped"}
     imported = set(re.findall(r"\|\s+(\w+)$", outcome.text, re.MULTILINE))
     assert "helpers" in imported and not imported & {"torch", "transformers", "papermill", "nbconvert", "pandas"}

@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import re
-import shutil
 import subprocess
 
 import matplotlib
@@ -17,6 +16,7 @@ from lxml import html
 from matplotlib.figure import Figure
 from scipy import stats
 from support import experiment, made_up
+from support.chromium import find_chromium
 
 from helpers.core import STAGES
 from helpers.core.paths import ROOT, Folders
@@ -128,7 +128,7 @@ def test_a_badge_is_not_fetched(tmp_path):
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_every_picture_of_a_notebook_has_words(stage):
     """What draws is known by its docstring; every cell that draws has an alt text of its own."""
-    drawn = re.compile(r"(plots|outcomes|curves|answerable|stage)\.(?!table|finish|resolved|reading|answer\b)\w+\(")
+    drawn = re.compile(r"plot_\w+\(|stage\.map\(")
     cells = [source for _, source in code_cells(stage.notebook) if drawn.match(source.strip().splitlines()[-1])]
     assert cells
     for source in cells:
@@ -137,9 +137,9 @@ def test_every_picture_of_a_notebook_has_words(stage):
 
 
 def test_pictures_that_are_live_unknown_or_behind_something_else():
-    assert "raining" in alt_text("history = tuning.train(job, model, curves.LiveCurves(), declared['hash'])")
-    assert alt_text("plots.answer_lengths(a) or 'Nobody.'") == "Bars: tokens of each answer; cut ones stand out."
-    assert "None" not in alt_text("outcomes.forest(scores['comparisons'])")
+    assert "raining" in alt_text("history = run_finetuning(job, model, LiveCurves(), declared['hash'])")
+    assert alt_text("plot_answer_lengths(a) or 'Nobody.'") == "Bars: tokens of each answer; cut ones stand out."
+    assert "None" not in alt_text("plot_forest(scores['comparisons'])")
     assert alt_text("%matplotlib inline") == alt_text("draw()") == alt_text("nothing.here()") == UNKNOWN
 
 
@@ -481,11 +481,17 @@ def test_the_index_copes_with_little(tmp_path):
     assert "Nothing could be compared" in text and "Nothing was measured" in text
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed (apt-get install chromium)")
+@pytest.mark.browser
 def test_a_browser_prints_the_index(made, tmp_path):
     answers, _, scores = made["win"]
     index(tmp_path, scores, answers=answers)
-    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    words = [
+        find_chromium(),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
     words += [f"--print-to-pdf={tmp_path / 'page.pdf'}", f"file://{tmp_path / 'index.html'}"]
     subprocess.run(words, check=True, capture_output=True, timeout=60, env=os.environ | {"HOME": str(tmp_path)})
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
@@ -493,4 +499,4 @@ def test_a_browser_prints_the_index(made, tmp_path):
 
 def test_the_template_is_part_of_the_package():
     for name in ("page.html", "index.html", "cells.html"):
-        assert (ROOT / "helpers" / name).exists()
+        assert (ROOT / "helpers" / "report" / name).exists()

@@ -23,7 +23,7 @@ def job(tmp_path_factory):
     base = tiny.write_model(place / "base")
     tiny.fit("qlora", base, place)
     knobs = tiny.resolve(LORA_R=tiny.LORA["r"], LORA_ALPHA=tiny.LORA["lora_alpha"])
-    return SimpleNamespace(base=base, out=place / "out", recipe=tiny.RECIPE, session=SimpleNamespace(settings=knobs))
+    return SimpleNamespace(base=base, out=place / "out", recipe=tiny.RECIPE, run=SimpleNamespace(settings=knobs))
 
 
 def test_the_addition_is_what_peft_adds(job):

@@ -13,10 +13,9 @@ from helpers.core import io
 from helpers.core.paths import Folders
 from helpers.evaluation import run
 from helpers.evaluation.scores import score_run
-from helpers.models import chat_template
-from helpers.papers import collect
+from helpers.models import generate
 from helpers.papers.paper import Paper
-from helpers.report import widgets
+from helpers.report import chat_widgets, widgets
 
 logging.disable_progress_bar()
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)> & \u202e"
@@ -53,7 +52,7 @@ def session(tmp_path, monkeypatch):
     for name in ("models", "reports"):
         monkeypatch.setattr(Folders, name, tmp_path / name)
     resolved = tiny.resolve(MODEL_NAME="tester/tiny", DTYPE="float32", RUN="w")
-    monkeypatch.setattr(run, "base_model", lambda name: base)
+    monkeypatch.setattr(run, "base_model_folder", lambda name: base)
     monkeypatch.setattr("helpers.report.chat_widgets.base_model_folder", lambda name: base)
     tiny.fit("qlora", base, tmp_path, out=folders.model("qlora"))
     tiny.fit("full", base, tmp_path, out=folders.model("full"))
@@ -68,18 +67,18 @@ def session(tmp_path, monkeypatch):
         settings, loaded = resolved, []
 
     Opened.folders = folders
-    load = run.models.load
+    load = run.load_model
 
     def watched(place, *how):
         Opened.loaded.append(place)
         return load(place, *how)
 
-    monkeypatch.setattr(run.models, "load", watched)
+    monkeypatch.setattr(run, "load_model", watched)
     return Opened
 
 
 def test_three_models_answer_side_by_side_and_each_is_loaded_once(session):
-    made = widgets.ask_all(session, max_new_tokens=4)
+    made = chat_widgets.ask_all(session, max_new_tokens=4)
     assert session.loaded == []
     first = ask(made, " What is lupus? ").value
     heads = html.fromstring(f"<div>{first}</div>").xpath("//th//text()")
@@ -90,23 +89,23 @@ def test_three_models_answer_side_by_side_and_each_is_loaded_once(session):
 
 
 def test_the_answers_are_those_of_the_models(session):
-    shown = ask(widgets.ask_all(session, max_new_tokens=6), "Which antibody?").value
+    shown = ask(chat_widgets.ask_all(session, max_new_tokens=6), "Which antibody?").value
     who = run.Candidate("qlora", session.settings, session.folders, tiny.byte_tokenizer())
-    expected = [widgets.ask_candidate(who, row, "Which antibody?", 6) for row in ("base_4bit", "qlora")]
+    expected = [chat_widgets.ask_candidate(who, row, "Which antibody?", 6) for row in ("base_4bit", "qlora")]
     cells = [cell.text_content() for cell in html.fromstring(f"<div>{shown}</div>").xpath("//td")]
     assert [cell.strip() for cell in cells[:2]] == [answer.strip() for answer in expected]
 
 
 def test_nothing_typed_and_too_much_typed_are_said_plainly(session):
-    made = widgets.ask_all(session)
+    made = chat_widgets.ask_all(session)
     for typed, told in (("", "nothing is typed"), ("   ", "nothing is typed"), ("x" * 100_000, "100,000 characters")):
         assert told in text_of(ask(made, typed)), typed[:10]
     assert session.loaded == []
-    assert "<p>" in ask(widgets.ask_all(session, 2), "y" * widgets.LONGEST).value
+    assert "<p>" in ask(chat_widgets.ask_all(session, 2), "y" * widgets.LONGEST).value
 
 
 def test_what_was_typed_cannot_act(session):
-    for shown in (ask(widgets.ask_all(session, 2), EVIL), ask(widgets.query_box(None, [], online=False), EVIL)):
+    for shown in (ask(chat_widgets.ask_all(session, 2), EVIL), ask(widgets.query_box(None, [], online=False), EVIL)):
         assert "<script" not in shown.value and "<img" not in shown.value
 
 
@@ -114,25 +113,25 @@ def test_a_missing_or_damaged_model_is_one_line_and_the_box_goes_on(session, mon
     damaged = session.folders.model("qlora") / "adapter_model.safetensors"
     whole = damaged.read_bytes()
     damaged.write_bytes(b"no")
-    made = widgets.ask_all(session, 2)
+    made = chat_widgets.ask_all(session, 2)
     assert "not the file that was saved" in text_of(ask(made, "Why?"))
     damaged.write_bytes(whole)
     assert "full fine-tune" in text_of(ask(made, "Why?"))
-    monkeypatch.setattr(widgets, "ask_candidate", lambda *_: 1 / 0)
+    monkeypatch.setattr(chat_widgets, "ask_candidate", lambda *_: 1 / 0)
     assert "that did not work: ZeroDivisionError" in text_of(ask(made, "Why?"))
 
 
 def test_a_skipped_model_is_left_out(session, monkeypatch):
     receipt = run.stage_of(7).receipt(session.folders)
     io.write_json(receipt, io.read_json(receipt) | {"status": "skipped", "reason": "it does not fit"})
-    assert "full fine-tune" not in text_of(ask(widgets.ask_all(session, 2), "Why?"))
+    assert "full fine-tune" not in text_of(ask(chat_widgets.ask_all(session, 2), "Why?"))
     in_a_page(monkeypatch)
-    assert "full" not in text_of(widgets.ask_all(session))
+    assert "full" not in text_of(chat_widgets.ask_all(session))
 
 
 def test_a_page_shows_the_saved_answers_side_by_side(session, monkeypatch):
     in_a_page(monkeypatch)
-    made = widgets.ask_all(session)
+    made = chat_widgets.ask_all(session)
     assert isinstance(made, HTML) and session.loaded == []
     for expected in ("What is lupus?", "base_4bit says", "qlora says", "full says", "QLoRA adapter"):
         assert expected in text_of(made), expected
@@ -141,12 +140,14 @@ def test_a_page_shows_the_saved_answers_side_by_side(session, monkeypatch):
 
 def test_a_question_box_shows_the_candidates_own_answer(session, monkeypatch):
     who = run.Candidate("full", session.settings, session.folders, tiny.byte_tokenizer())
-    assert "full fine-tune" in text_of(ask(widgets.question_box(who, 2), "Why?"))
+    assert "full fine-tune" in text_of(ask(chat_widgets.question_box(who, 2), "Why?"))
     in_a_page(monkeypatch)
-    assert "full says" in text_of(widgets.question_box(who))
+    assert "full says" in text_of(chat_widgets.question_box(who))
     session.folders.results("full").unlink()
-    assert "For example" not in text_of(widgets.question_box(who))
-    assert "no such model" in text_of(widgets.question_box(run.Candidate("full", None, None, None, absent="skipped")))
+    assert "For example" not in text_of(chat_widgets.question_box(who))
+    assert "no such model" in text_of(
+        chat_widgets.question_box(run.Candidate("full", None, None, None, absent="skipped"))
+    )
 
 
 def test_the_browser_shows_any_question_and_in_a_page_the_first(monkeypatch):
@@ -174,13 +175,13 @@ def test_a_query_is_tried_on_the_papers_kept(monkeypatch):
     made = widgets.query_box(None, kept, online=False)
     assert "1 of the 2 papers kept" in text_of(ask(made, "nephritis[ti]"))
     assert "→" in text_of(ask(made, "((("))
-    monkeypatch.setattr(collect, "count_hits", lambda settings, query: 12345)
+    monkeypatch.setattr(widgets, "count_hits", lambda settings, query: 12345)
     assert "12,345 records in PubMed" in text_of(ask(widgets.query_box(None, kept, online=True), "lupus"))
     in_a_page(monkeypatch)
-    monkeypatch.setattr(collect, "count_hits", None)  # a page asks nobody
+    monkeypatch.setattr(widgets, "count_hits", None)  # a page asks nobody
     assert "1 of the 2 papers kept" in text_of(widgets.query_box(None, kept, online=True))
 
 
 def test_no_thought_of_a_model_is_taken_for_its_answer(session, monkeypatch):
-    monkeypatch.setattr(chat_template, "split_thinking", lambda text, opened: ("thought", "answer"))
-    assert "thought" not in text_of(ask(widgets.ask_all(session, 2), "Why?"))
+    monkeypatch.setattr(generate, "split_thinking", lambda text, opened: ("thought", "answer"))
+    assert "thought" not in text_of(ask(chat_widgets.ask_all(session, 2), "Why?"))

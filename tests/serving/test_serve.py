@@ -142,16 +142,18 @@ def memory_stays(started, client):
 
 
 def health_answers(client):
-    """/health while answers are written and 200 sockets dawdle; p99 in the long form, of 100 looks p90."""
+    """/health does not wait for answers that are written, nor for 200 sockets that dawdle; p99, of 100 looks p90."""
     place = (client.base_url.host, client.base_url.port)
     slow = [socket.create_connection(place) for _ in range(200)]
     for one in slow:
         one.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-")
-    over, seconds = threading.Event(), []
+    over, seconds, answers = threading.Event(), [], []
 
     def work():
         while not over.is_set():
+            began = time.perf_counter()
             client.post("/predict", json={"question": "Why?", "max_new_tokens": 256, "temperature": 1.0})
+            answers.append(time.perf_counter() - began)
 
     with ThreadPoolExecutor(4) as clients:
         busy = [clients.submit(work) for _ in range(4)]
@@ -163,7 +165,7 @@ def health_answers(client):
     for one in slow:
         one.close()
     assert all(one.exception() is None for one in busy)
-    assert sorted(seconds)[int(times(90, 99) / 100 * len(seconds))] < 0.2
+    assert sorted(seconds)[int(times(90, 99) / 100 * len(seconds))] < median(answers) / 2
 
 
 def test_a_second_signal_ends_it_at_once(repository, tmp_path):
@@ -317,7 +319,7 @@ def test_the_log_says_where_but_not_what():
 
 def test_eight_clients_get_twice_what_one_gets(tmp_path):
     """Of the real model, side by side and in turn; /health is looked at all the while."""
-    log, tokens = tmp_path / "log", {1: [], 8: []}
+    log, tokens, answers = tmp_path / "log", {1: [], 8: []}, []
     assert tiny.embedded().exists()
     with (
         process([sys.executable, "-m", "helpers", "serve", "WHICH=base", "PORT=0"], ROOT, log) as started,
@@ -332,7 +334,8 @@ def test_eight_clients_get_twice_what_one_gets(tmp_path):
             for n, found in tokens.items():
                 began = time.perf_counter()
                 found.append(sum(clients.map(lambda number: length_of_answer(client, number), range(n))))
-                found[-1] /= time.perf_counter() - began
+                answers.append(time.perf_counter() - began)
+                found[-1] /= answers[-1]
         over.set()
         looking.join()
     one, eight = (median(found) for found in tokens.values())
@@ -340,7 +343,7 @@ def test_eight_clients_get_twice_what_one_gets(tmp_path):
     print(f"{one:.1f} tokens/s for one client, {eight:.1f} for eight: {eight / one:.1f} times", end="; ")
     print(f"/health: {1000 * median(seconds):.0f} ms, p99 {1000 * late:.0f} ms (n = {len(seconds)})")
     assert eight > 2 * one
-    assert late < times(2, 1) * 0.2, "99 of 100 looks at /health"
+    assert late < median(answers) / 5, "99 of 100 looks at /health wait for no answer"
 
 
 def length_of_answer(client, number):

@@ -22,6 +22,7 @@ from support import experiment, tiny
 from helpers.core import io as files
 from helpers.core import paths, stage_of
 from helpers.core.errors import CourseError
+from helpers.core.fingerprint import fingerprint_files
 from helpers.core.paths import ROOT, Folders, relative_path
 from helpers.dataset import held_out
 from helpers.evaluation.scores import score_run
@@ -83,7 +84,7 @@ def write_receipts(folders):
     read = {5: left[4], 7: left[6], 8: left[2] + left[5] + left[7]}
     for number, made in left.items():
         seen, outputs = (
-            provenance.merge_dicts(map(provenance.fingerprints, found)) for found in (read.get(number, []), made)
+            provenance.merge_dicts(map(fingerprint_files, found)) for found in (read.get(number, []), made)
         )
         receipt = {"status": "done", "reason": "", "key": {"inputs": seen}, "outputs": outputs}
         files.write_json(stage_of(number).receipt(folders), receipt)
@@ -265,7 +266,7 @@ def train_anew(run):
     """Stage 4 has run again and stages 5 and 8 have not."""
     change_a_file(run)
     receipt = stage_of(4).receipt(run)
-    made = files.read_json(receipt) | {"outputs": provenance.fingerprints(run.model("qlora"))}
+    made = files.read_json(receipt) | {"outputs": fingerprint_files(run.model("qlora"))}
     files.write_json(receipt, made)
 
 
@@ -374,7 +375,7 @@ def test_an_export_that_fails_leaves_the_one_before(run, monkeypatch):
     def fail(*_):
         raise RuntimeError("the machine gave up")
 
-    monkeypatch.setattr(merge, "measure_difference", fail)
+    monkeypatch.setattr(export, "measure_difference", fail)
     with pytest.raises(RuntimeError):
         exported("MERGED=on")
     assert tiny.contents(run.exported("qlora")) == before

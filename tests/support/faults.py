@@ -1,4 +1,4 @@
-"""The faults that tests/support/faulty_server.py answers with: 24 kinds, those of odd text one by one, and a few others."""
+"""The faults that faulty_server.py answers with: 24 kinds, those of odd text one by one, and a few others."""
 
 import gzip
 import re

@@ -1,6 +1,7 @@
 """E-utilities and the arXiv API on loopback, from real or sample records, with 24 kinds of faults on demand.
 
-By hand: PYTHONPATH=tests python -m support.faulty_server --archive data/raw/pubmed21n1298.xml.gz --port 8070 --plan efetch:reset
+By hand: PYTHONPATH=tests python -m support.faulty_server --archive data/raw/pubmed21n1298.xml.gz --port 8070
+         --plan efetch:reset
 Then:    NCBI_EUTILS_BASE=http://127.0.0.1:8070/eutils ARXIV_API_BASE=http://127.0.0.1:8070/arxiv make pipeline
 """
 

@@ -1,4 +1,4 @@
-"""What one of several processes runs for test_ranks.py: a training of the tiny model, perhaps cut short."""
+"""What one of several processes runs for test_distributed.py: a training of the tiny model, perhaps cut short."""
 
 import json
 import os

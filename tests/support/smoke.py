@@ -1,4 +1,4 @@
-"""Loaded by `make test` (pytest -p smoke): the notebooks run in profile smoke, and nothing of the user's leaks in.
+"""Loaded by pytest -p support.smoke: the notebooks run in profile smoke, and nothing of the user's leaks in.
 
 Every secret is set to one that is searched for afterwards.
 """
@@ -7,7 +7,9 @@ import os
 
 from helpers.core.settings import NAMES
 from support.canaries import CANARIES
+from support.chromium import NEEDED
 
-for name in (*NAMES, "STAGES", "FORCE", *(n for n in os.environ if n.startswith("COURSE_"))):
+ours = (name for name in os.environ if name.startswith("COURSE_") and name != NEEDED)
+for name in (*NAMES, "STAGES", "FORCE", *list(ours)):
     os.environ.pop(name, None)
 os.environ.update(PROFILE="smoke", RUN="smoke", ENV_FILE="", **CANARIES)

@@ -120,7 +120,7 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("warned", [True, False])
 def test_a_full_disk_leaves_the_checkpoint_before(small_disk, monkeypatch, warned):
     if not warned:  # as when something else fills the disk after it was asked
-        monkeypatch.setattr(io, "require_space", lambda *_: None)
+        monkeypatch.setattr(checkpoints, "require_space", lambda *_: None)
     checkpoints.save_checkpoint(small_disk / "work", 2, tensors(2), STATE | {"step": 2})
     big = {"weight": torch.zeros(400, 1000)}
     with pytest.raises(CourseError, match=r"(the disk is full: .*step-000003|saving a checkpoint needs).*\n→ free"):
@@ -131,13 +131,14 @@ def test_a_full_disk_leaves_the_checkpoint_before(small_disk, monkeypatch, warne
 
 def test_a_disk_that_is_full_when_the_result_is_saved_loses_no_training(small_disk, tmp_path, monkeypatch):
     base = tiny.write_model(tmp_path / "base")
-    monkeypatch.setattr(io, "require_space", lambda *_: None)
+    for module in (checkpoints, run_record):
+        monkeypatch.setattr(module, "require_space", lambda *_: None)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1)
     (small_disk / "other").write_bytes(bytes(900_000))
     with pytest.raises(CourseError, match=r"the disk is full: .*result could not be written"):
         tiny.fit("full", base, tmp_path, out=small_disk / "result")
     assert [path.name for path in small_disk.iterdir()] == ["other"]
     (small_disk / "other").unlink()
-    monkeypatch.setattr(loop, "update", None)
+    monkeypatch.setattr(loop, "train_step", None)
     assert len(tiny.fit("full", base, tmp_path, out=small_disk / "result").updates) == 8, "none is trained again"
     assert (small_disk / "result" / run_record.RECORD).exists()

@@ -109,7 +109,9 @@ def test_micro_batches_are_dealt_evenly_and_each_counts_once(groups, count):
 
 
 def test_the_configurations_are_what_accelerate_reads():
-    ddp, fsdp = (load_config_from_file(str(ROOT / "helpers" / f"launch_{name}.yaml")) for name in ("ddp", "fsdp"))
+    ddp, fsdp = (
+        load_config_from_file(str(ROOT / "helpers" / "pipeline" / f"launch_{name}.yaml")) for name in ("ddp", "fsdp")
+    )
     assert ddp.distributed_type == "MULTI_GPU" and fsdp.distributed_type == "FSDP"
     assert fsdp.fsdp_config == {"fsdp_version": 2} and ddp.num_processes == fsdp.num_processes == 4
     assert ddp.mixed_precision == fsdp.mixed_precision == "no"

@@ -410,8 +410,8 @@ def test_another_trainings_checkpoint_is_not_used(folder, tmp_path, often, capsy
 @pytest.fixture
 def taken(monkeypatch):
     """The steps that were really trained."""
-    steps, update = [], loop.update
-    monkeypatch.setattr(loop, "update", lambda *args: steps.append(args[6]) or update(*args))
+    steps, train_step = [], loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *args: steps.append(args[6]) or train_step(*args))
     return steps
 
 
@@ -474,7 +474,7 @@ def looks(monkeypatch):
 
     def look(run, step):
         seen[step] = {name: weight.detach().clone() for name, weight in run.weights.items()}
-        monkeypatch.setattr(loop, "evaluate", lambda *_: RISING[step])
+        monkeypatch.setattr(loop, "evaluate_loss", lambda *_: RISING[step])
         real(run, step)
 
     monkeypatch.setattr(loop.TrainingRun, "look", look)

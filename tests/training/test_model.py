@@ -60,6 +60,6 @@ def test_the_adapter_is_the_one_that_notebook_four_spells_out():
     cells = nbformat.read(stage_of(4).notebook, 4).cells
     source = next(cell.source for cell in cells if "config = LoraConfig(" in cell.source)
     knobs = tiny.resolve(LORA_R=5, LORA_ALPHA=7, LORA_DROPOUT=0.25, LORA_TARGET_MODULES="q_proj, v_proj")
-    names = {"stage": SimpleNamespace(settings=knobs)}
+    names = {"stage": SimpleNamespace(settings=knobs), "parse_target_modules": trainable.parse_target_modules}
     exec(source.partition("base = ")[0], names)
     assert names["config"].to_dict() == trainable.adapter_config(knobs).to_dict()

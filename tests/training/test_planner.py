@@ -15,7 +15,7 @@ from helpers.core import paths, settings
 from helpers.core.errors import CourseError
 from helpers.core.paths import ROOT
 from helpers.models import configs
-from helpers.report import plots, tables
+from helpers.report import memory_plots, tables
 from helpers.training import config as recipes
 from helpers.training import gpus, outlook, planner, rehearsal, throughput
 
@@ -222,4 +222,4 @@ def test_before_a_download_both_trainings_are_planned(monkeypatch, tmp_path):
     plans = outlook.plan_both(profile("cpu"))
     assert plans["qlora"].disk["base model"] > 0 and plans["full"].total > plans["qlora"].total
     assert [row["training"] for row in outlook.plan_rows(plans)] == ["qlora", "full"]
-    assert plots.plot_fits(plans).axes[0].get_xlabel() and plots.plot_memory(plans["full"]).axes
+    assert memory_plots.plot_fits(plans).axes[0].get_xlabel() and memory_plots.plot_memory(plans["full"]).axes
