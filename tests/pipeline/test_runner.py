@@ -1,5 +1,6 @@
 """The runner, as a person runs it: a copy of the helpers, eight toy notebooks, real kernels."""
 
+import fcntl
 import json
 import os
 import pty
@@ -162,6 +163,19 @@ def test_two_at_once_and_sigterm(tree):
     assert "stopped (SIGTERM)" in text and "Traceback" not in text, text
     assert Outcome(first.returncode, text).states[8] == "stopped"
     assert report_text(tree, 8, ".failed.ipynb") == "begun None\n", "the partial report is kept"
+
+
+@pytest.mark.parametrize("command", ["pipeline", "control", "bench", "export"])
+def test_every_command_that_writes_holds_the_runs_lock(tree, command):
+    with (tree.reports / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        line = [sys.executable, "-m", "helpers", command]
+        done = subprocess.run(
+            line, cwd=tree.root, env=os.environ | {"PROFILE": "smoke"}, text=True, capture_output=True
+        )
+    assert done.returncode == 1 and "another command is at work in reports (process 4711)" in done.stderr, done.stderr
 
 
 def test_kill_9_loses_nothing_that_was_finished(tree):
