@@ -70,7 +70,7 @@ class Tree:
 
     def run(self, *words: str, **more: object) -> "Outcome":
         process = self.start(*words, **more)
-        text, _ = process.communicate(timeout=120)
+        text, _ = process.communicate(timeout=900)
         return Outcome(process.returncode, text)
 
     def receipt(self, number: int) -> dict:
