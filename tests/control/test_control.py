@@ -17,6 +17,8 @@ from helpers.pipeline.runner import NOT_PASSED
 from helpers.report import control_plots
 from helpers.training import batches, config, loop
 
+pytestmark = pytest.mark.slow  # it trains
+
 WORDS = ["MODEL_NAME=tiny", "DTYPE=float32", "PROFILE=cpu", "ENV_FILE="]
 NAMES = ("Al", "Bo", "Cu", "Do", "Ek", "Fi", "Go", "Hu")
 PASSES = 20

@@ -25,6 +25,7 @@ def ours() -> dict[int, str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_tracked_file_repeats_an_abstract_of_the_archive(ours):
     told, papers, read = set(), 0, 0
     for paper in pubmed_files.stream_papers(pubmed_files.fetch_archive()):

@@ -117,6 +117,7 @@ def test_tokens_are_those_of_transformers_and_rows_end_at_their_own_time(speaker
     assert greedy(model, prompts, 100, [2, *common[::3]]) == expected
 
 
+@pytest.mark.slow
 def test_the_embedded_model_says_what_it_says_to_transformers():
     model, tokenizer = load.load_model(tiny.embedded(), "float32"), tiny.embedded_tokenizer()
     prompts = [chat_template.prompt_ids(tokenizer, question) for question in ("Hi", "What is lupus, in a few words?")]

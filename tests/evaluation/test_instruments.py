@@ -160,6 +160,7 @@ def test_the_guard_asks_nothing_that_is_taught_or_tested():
     assert not asked & (rubric | replay)
 
 
+@pytest.mark.slow
 def test_the_untouched_model_knows_what_the_guard_asks(tmp_path):
     asked = [item for item in instruments.regression_items(60) if item["instrument"] == "cloze"]
     model = load.load_model(tiny.embedded(), "auto")

@@ -18,6 +18,8 @@ from helpers.report import weight_changes
 from helpers.training import finetune, loop, planner
 from helpers.training import model as trainable
 
+pytestmark = pytest.mark.slow  # it trains and examines
+
 NAME = "tester/tiny"
 GIB = 2**30
 QUESTIONS = [

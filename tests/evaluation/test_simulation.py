@@ -10,6 +10,7 @@ EXPERIMENTS = 10_000
 ERROR = 2 * (0.025 * 0.975 / EXPERIMENTS) ** 0.5  # two standard errors of a share of 2.5 %
 
 
+@pytest.mark.slow
 def test_wolf_is_cried_rarely_and_seen_when_there():
     rows = simulate_procedure(EXPERIMENTS)
     assert [(row["n"], row["clusters"]) for row in rows] == [(10, 10), (300, 120)]

@@ -53,6 +53,7 @@ def test_a_model_that_is_there_is_not_fetched_again(monkeypatch):
     assert set(manifest["files"]) == set(before) - {download.MANIFEST}
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_noticed_named_and_mended(models_folder, capsys):
     whole = tiny.embedded()
     folder = base_model_folder(download.EMBEDDED)

@@ -58,6 +58,7 @@ def test_unpacked_weights_are_those_of_nf4(packed):
         assert len(values.flatten()[:64].unique()) <= 16, "one block of NF4 has sixteen values"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("which", "dtype"), [("embedded", "bfloat16"), ("tiny", "float32")])
 def test_the_unpacked_model_says_bit_for_bit_what_the_packed_one_says(folder, which, dtype):
     rows = [

@@ -58,6 +58,7 @@ def test_scores_are_those_of_one_at_a_time(tiny_one, tokens_per_batch):
         assert scores == pytest.approx(alone(*tiny_one, context, options), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_scores_of_the_embedded_model_are_those_of_one_at_a_time(embedded):
     found = loglikelihood.score_options(*embedded, ITEMS[:6], 60)
     for (context, options), scores in zip(ITEMS, found, strict=False):

@@ -164,6 +164,7 @@ with hurried(folder / "locks", batch=2, page=3):
 """
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_lose_and_double_nothing(tmp_path, clean):
     """A harvest is killed up to three times in a row and then left to end, until KILLS were made."""
     chance, kills, rounds = random.Random(11), 0, 0

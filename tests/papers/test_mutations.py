@@ -136,6 +136,7 @@ def alarm() -> Iterator[Callable]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
 def test_no_mutated_document_breaks_a_parser(tmp_path, alarm):
     outcomes, wrong, seconds, process = Counter(), [], {}, psutil.Process()
     for number in range(DOCUMENTS):

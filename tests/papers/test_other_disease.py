@@ -231,6 +231,7 @@ def run(root: Path, stages: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_archive_has_asthma_papers_and_the_course_reads_them(course):
     """Stage 3 by the real pipeline: papers, training rows and items about asthma and not about anything else."""
     run(course, "3")

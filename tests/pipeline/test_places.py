@@ -152,6 +152,7 @@ def wheel(folder: Path, name: str, version: str, needs: str) -> None:
         archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wanted", "works"), [("lacking", True), ("greedy", False)])
 def test_pip_adds_what_is_lacking_and_replaces_nothing(session, wanted, works):
     interpreter, offline = session / "there" / "bin" / "python", {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(session)}
@@ -293,6 +294,7 @@ def miniature(root: Path) -> Tree:
     return tree
 
 
+@pytest.mark.slow
 def test_a_lost_session_is_brought_back_by_a_fresh_copy_with_the_same_folder(tmp_path):
     """What was kept is there again and counts; only the page, which is not kept, is made anew."""
     drive = {"ARTEFACTS_DIR": str(tmp_path / "drive")}

@@ -20,6 +20,8 @@ from helpers.core.paths import ROOT
 from helpers.pipeline.notebook import without_machine
 from helpers.pipeline.order import parse_stage_numbers
 
+pytestmark = pytest.mark.slow  # it runs notebooks in kernels of their own
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Tree:

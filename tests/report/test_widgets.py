@@ -1,5 +1,6 @@
 """Widgets, used as a reader does: typed into and clicked, on the real classes; and what stands there in a page."""
 
+import shutil
 from pathlib import Path
 
 import ipywidgets
@@ -45,17 +46,27 @@ def in_a_page(monkeypatch):
     monkeypatch.setattr("helpers.core.progress._listener", Path("a run"))
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a tiny model and what both trainings made of it."""
+    place = tmp_path_factory.mktemp("trained")
+    base = tiny.write_model(place / "tiny")
+    for method in ("qlora", "full"):
+        tiny.fit(method, base, place, out=place / method)
+    return place
+
+
 @pytest.fixture
-def session(tmp_path, monkeypatch):
+def session(trained, tmp_path, monkeypatch):
     """Notebook 8's session after a run with a tiny model; everything that was loaded is noted in `loaded`."""
-    base, folders = tiny.write_model(tmp_path / "tiny"), Folders("w")
+    base, folders = trained / "tiny", Folders("w")
     for name in ("models", "reports"):
         monkeypatch.setattr(Folders, name, tmp_path / name)
     resolved = tiny.resolve(MODEL_NAME="tester/tiny", DTYPE="float32", RUN="w")
     monkeypatch.setattr(run, "base_model_folder", lambda name: base)
     monkeypatch.setattr("helpers.report.chat_widgets.base_model_folder", lambda name: base)
-    tiny.fit("qlora", base, tmp_path, out=folders.model("qlora"))
-    tiny.fit("full", base, tmp_path, out=folders.model("full"))
+    for method in ("qlora", "full"):
+        shutil.copytree(trained / method, folders.model(method))
     for number, which in run.EXAMS.items():
         settings = {"MODEL_NAME": "tester/tiny", "DTYPE": "float32", "ATTENTION": "auto", "WHICH": which}
         stage = run.stage_of(number)

@@ -389,6 +389,7 @@ def pipeline(root, *words):
     return done.returncode, said
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_fails_leaves_no_secret(course, echo):
     """PubMed's search repeats the key and is kept; then it refuses to send records, with the key in its words."""
     echo.plan = ["always:esearch:echo", "always:efetch:400 JSON"]

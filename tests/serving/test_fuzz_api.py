@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support import tiny
 from support.serving import Watched, served
 from support.sweeps import times
@@ -12,6 +13,7 @@ from support.sweeps import times
 TOKEN = "a token that nobody guesses"
 
 
+@pytest.mark.slow
 def test_the_api_is_what_it_says(tmp_path):
     """No 5xx, no status or header or body that is not in the description, no field out of bounds accepted.
 

@@ -195,6 +195,7 @@ def block(card):
     return re.search(r"```python\n(.*?)```", card.text, re.S)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", ["", "merged"])
 def test_the_cards_own_snippet_loads_the_folder_elsewhere(shared, finished, tmp_path, inside):
     """In a process of its own, in a copy, without the course; one piece also without peft and bitsandbytes."""

@@ -79,7 +79,7 @@ class Tree:
     def wait_for(self, text: str) -> None:
         """Until the running notebook has said `text` through the progress file."""
         said = self.reports / ".progress.json"
-        for _ in range(300):
+        for _ in range(1200):
             if said.exists() and text in said.read_text():
                 return
             time.sleep(0.1)

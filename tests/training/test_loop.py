@@ -261,6 +261,7 @@ def test_how_rows_are_grouped_does_not_change_what_is_learnt(folder, tmp_path):
     assert losses[0][-1] < losses[0][0] / 1.2, "it learns"
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_memory_only(folder, tmp_path, undisturbed):
     for method in METHODS:
         history = tiny.fit(method, folder, tmp_path / method, checkpointing=True, **LONG)
@@ -328,6 +329,7 @@ def two_checkpoints(process, place):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_at_any_moment_it_ends_in_the_same_bytes(folder, tmp_path, undisturbed, method):
     expected, draw = undisturbed[method][1], random.Random(7)
@@ -540,6 +542,7 @@ def steps_of(weights, arithmetic, count=2):
     return moved / total, stayed / total
 
 
+@pytest.mark.slow
 def test_at_small_rates_fast_arithmetic_moves_weights_as_far_as_exact_arithmetic_does():
     exact, _ = steps_of("float32", "float32")
     fast, stayed = steps_of("float32", "bfloat16")
