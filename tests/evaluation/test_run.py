@@ -58,7 +58,7 @@ def open_stage(tmp_path, monkeypatch):
     def opened(**values):
         quick = {"MODEL_NAME": NAME, "DTYPE": "float32", "MAX_NEW_TOKENS": 4, "FULL_LR": 1e-3, "QLORA_LR": 1e-2}
         quick |= {"MAX_ITEMS": 10, "CONTROLS": "off"}
-        return SimpleNamespace(settings=tiny.resolve(**quick | values), folders=folders)
+        return SimpleNamespace(settings=tiny.resolve(**quick | values), folders=folders, force=False)
 
     return opened
 
@@ -130,7 +130,7 @@ def test_without_its_adapter_the_candidate_is_the_untouched_model(adapted):
 
 
 def adapted_session(candidate):
-    return SimpleNamespace(settings=candidate.settings, folders=candidate.folders)
+    return SimpleNamespace(settings=candidate.settings, folders=candidate.folders, force=False)
 
 
 def test_adapters_take_turns_on_one_base(open_stage):

@@ -373,12 +373,12 @@ def pipeline(root, *words):
     temporary = root.with_name("tmp")
     temporary.mkdir(exist_ok=True)
     environment = {k: v for k, v in os.environ.items() if k != "ENV_FILE"} | {"TMPDIR": str(temporary)}
+    environment["NCBI_API_KEY"] = CANARIES["NCBI_API_KEY"]
     line = [
         sys.executable,
         "-m",
         "helpers",
         "pipeline",
-        f"NCBI_API_KEY={CANARIES['NCBI_API_KEY']}",
         "PROFILE=smoke",
         *words,
     ]
