@@ -66,7 +66,7 @@ class BenchJob:
     """One training as all sides make it."""
 
     settings: Settings
-    train_config: TrainConfig
+    config: TrainConfig
     tokenizer: PreTrainedTokenizerBase
     rows: Dataset
     held_out: Dataset
@@ -78,12 +78,12 @@ class BenchJob:
     @property
     def updates(self) -> list[list[int]]:
         """Row numbers of every update."""
-        return plan_updates(row_lengths(self.rows), self.recipe, 0)
+        return plan_updates(row_lengths(self.rows), self.config, 0)
 
     @property
     def lora(self) -> LoraConfig | None:
         """The adapter's shape; None where all weights are trained."""
-        return adapter_config(self.settings) if self.recipe.method == "qlora" else None
+        return adapter_config(self.settings) if self.config.method == "qlora" else None
 
 
 def job(task: str, settings: Settings, given: dict) -> BenchJob:
@@ -125,7 +125,7 @@ def train(side: str, job: BenchJob) -> dict:
         "memory": memory,
         "result": after,
         "untrained": before,
-        "flops": FLOPS_PER_WEIGHT[job.recipe.method] * parameters(job.base) * count,
+        "flops": FLOPS_PER_WEIGHT[job.config.method] * parameters(job.base) * count,
         "peaks": {name: [peak[name] for peak in peaks] for name in peaks[0]},
         "pace": pace,
     }
@@ -138,7 +138,7 @@ def ours(side: str, job: BenchJob, folder: Path) -> tuple[list[dict], dict]:
     history = train_model(
         model,
         TrainData(job.rows, job.held_out.select(range(1))),
-        job.recipe,
+        job.config,
         job.tokenizer,
         identity="bench",
         base={name: manifest[name] for name in ("id", "source", "revision", "licence")},
@@ -150,27 +150,27 @@ def ours(side: str, job: BenchJob, folder: Path) -> tuple[list[dict], dict]:
 
 def reference(side: str, job: BenchJob, folder: Path) -> tuple[list[dict], dict]:
     """The same training by TRL: (pace, weights)."""
-    made = trainer(side, job.base, job.rows, job.updates, job.recipe, job.tokenizer, job.lora, folder)
+    made = trainer(side, job.base, job.rows, job.updates, job.config, job.tokenizer, job.lora, folder)
     return baselines_train(made), weights_of(made.model)
 
 
 def untrained(job: BenchJob) -> PreTrainedModel:
     """The model that we train: the 4-bit base with a new adapter, or all weights."""
     if job.lora is None:
-        return load_every_weight(job.base, job.settings, job.recipe.dtype)
-    frozen = load_frozen_base(job.base, job.settings, job.recipe.dtype)
+        return load_every_weight(job.base, job.settings, job.config.dtype)
+    frozen = load_frozen_base(job.base, job.settings, job.config.dtype)
     return add_adapter(frozen, job.lora, job.settings.SEED)
 
 
 def held_out_losses(job: BenchJob, trained: dict) -> list[float]:
     """The held-out loss of the untouched model, and with `trained` put into it."""
     model = untrained(job)
-    before = evaluate_loss(model, job.held_out, job.recipe)
+    before = evaluate_loss(model, job.held_out, job.config)
     if job.lora is None:
         model.load_state_dict(trained, strict=False)
     else:
         set_peft_model_state_dict(model, trained)
-    return [before, evaluate_loss(model, job.held_out, job.recipe)]
+    return [before, evaluate_loss(model, job.held_out, job.config)]
 
 
 def parameters(base: Path) -> int:

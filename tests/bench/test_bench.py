@@ -48,7 +48,7 @@ def place(tmp_path, monkeypatch):
 
 
 def resolved():
-    return tiny.settings.load(KNOBS, environment={"ENV_FILE": "", "PROFILE": "cpu"})[0]
+    return tiny.settings.load_settings(KNOBS, environment={"ENV_FILE": "", "PROFILE": "cpu"})[0]
 
 
 def job_of(task):
@@ -57,7 +57,7 @@ def job_of(task):
 
 def trainer_of(side, job, place):
     return baselines.trainer(
-        side, job.base, job.rows, job.updates, job.recipe, job.tokenizer, job.lora, place / f"out-{side}"
+        side, job.base, job.rows, job.updates, job.config, job.tokenizer, job.lora, place / f"out-{side}"
     )
 
 
@@ -66,7 +66,7 @@ def trainer_of(side, job, place):
 def test_trl_is_fed_our_tokens_in_our_updates(task, side, place):
     job = job_of(task)
     fed = list(trainer_of(side, job, place).get_train_dataloader())
-    per_update = job.recipe.accumulation
+    per_update = job.config.accumulation
     assert len(job.updates) >= 3
     assert len(fed) == per_update * len(job.updates)
     for number, update in enumerate(job.updates):
