@@ -121,7 +121,15 @@ def test_the_tables_are_those_of_what_is_recorded(name):
     assert f"{start}\n{made}\n{end}" in readme()
 
 
+@pytest.fixture(scope="module")
+def exported():
+    """The folder that README's `make export WHICH=qlora MERGED=on` leaves, of the run in profile smoke."""
+    line = [sys.executable, "-m", "helpers", "export", "WHICH=qlora", "MERGED=on", "PROFILE=smoke", "RUN=smoke"]
+    subprocess.run(line, cwd=ROOT, check=True, timeout=600)
+
+
 @pytest.mark.after_notebooks
+@pytest.mark.usefixtures("exported")
 @pytest.mark.parametrize("block", [b for b in blocks("python") if not b.reason], ids=first_line)
 def test_python_runs_on_what_the_notebooks_left(block):
     text = SHIFTED.sub(r"\1smoke/", block.text)
